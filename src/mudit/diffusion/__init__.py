@@ -1,0 +1,1 @@
+"""The published diffusion process: noising and loss (`gaussian`), samplers (`samplers`). No network code."""

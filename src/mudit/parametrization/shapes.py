@@ -1,0 +1,89 @@
+"""Which dimensions of each parameter grow with width: `mup`'s own inference, run on the meta device, and the roles that follow.
+
+Roles (paper, Table 1; Yang et al. 2022, Table 8):
+  input    one infinite dimension, fan-out (patch embedding, first layers of embedders, embedding tables)
+  hidden   two infinite dimensions
+  output   one infinite dimension, fan-in (the readout)
+  vector   one infinite dimension, no fan-in (biases, scale-shift tables)
+  finite   no infinite dimension (the readout's bias)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from mudit.errors import ParametrizationError
+
+Role = Literal["input", "hidden", "output", "vector", "finite"]
+Factory = Callable[[int], nn.Module]
+
+
+@dataclass(frozen=True)
+class ParameterShape:
+    """One trainable parameter: its shape at base and target width, and what grows."""
+
+    name: str
+    shape: tuple[int, ...]
+    base_shape: tuple[int, ...]
+    infinite_dims: int
+    width_mult: float  # target over base, of the fan-in if that is infinite, else of the infinite dimension; 1 if none is
+    role: Role
+
+
+def infer_shapes(factory: Factory, *, width: int, base_width: int, delta_width: int) -> list[ParameterShape]:
+    """Shapes and roles of every trainable parameter of `factory(width)`, in the model's order. Allocates no memory.
+
+    `factory(width)` builds a module whose parameter names do not depend on the width. A dimension that differs between
+    `base_width` and `delta_width` is infinite. Raises ParametrizationError if names differ or a parameter has no rule.
+    """
+    from mup.shape import get_shapes, make_base_shapes, zip_infshape
+
+    with torch.device("meta"):
+        base, delta, target = factory(base_width), factory(delta_width), factory(width)
+    base_names, target_names = dict(base.named_parameters()).keys(), dict(target.named_parameters()).keys()
+    if base_names != target_names or base_names != dict(delta.named_parameters()).keys():
+        odd = sorted(set(base_names) ^ set(target_names))[:3]
+        raise ParametrizationError(
+            f"parameter names change with width, so no rule can follow them: {odd}; keep depth and options fixed"
+        )
+    base_infshapes = make_base_shapes(get_shapes(base), get_shapes(delta))
+    rows = []
+    for name, parameter in target.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        infshape = zip_infshape(base_infshapes[name], parameter.shape, fin_if_same=False)
+        infinite = tuple(dim.isinf() for dim in infshape)
+        rows.append(
+            ParameterShape(
+                name=name,
+                shape=tuple(parameter.shape),
+                base_shape=tuple(base.get_parameter(name).shape),
+                infinite_dims=sum(infinite),
+                width_mult=float(infshape.width_mult()) if any(infinite) else 1.0,
+                role=_role(target, name, infinite),
+            )
+        )
+    return rows
+
+
+def _role(model: nn.Module, name: str, infinite: tuple[bool, ...]) -> Role:
+    count = sum(infinite)
+    if count == 0:
+        return "finite"
+    if count == 2:
+        return "hidden"
+    if count > 2:
+        raise ParametrizationError(f"{name}: {count} dimensions grow with width; muP has rules for at most two")
+    owner_name, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(owner_name)
+    # An embedding table (rows, width) has a readout's shape: only the module's type tells them apart, as in `mup` itself.
+    if leaf == "weight" and isinstance(owner, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return "output" if infinite[1] else "input"
+    if isinstance(owner, nn.Embedding):
+        return "input"
+    return "vector"

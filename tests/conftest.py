@@ -1,0 +1,36 @@
+"""Fixtures shared by all tests: the desk experiment as configured, and its latent store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mudit.config.load import load
+from mudit.config.schema import Experiment
+from mudit.data.reader import LatentStore
+from mudit.stages import Job
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def desk() -> Experiment:
+    """The experiment of the desk study, as in the repository's config.yaml."""
+    return load(ROOT / "config.yaml").experiments["dit-digits"]
+
+
+@pytest.fixture(scope="session")
+def digits_folder(desk: Experiment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artefact folder of the desk study's data stage."""
+    from mudit.data import stage
+
+    folder = tmp_path_factory.mktemp("data")
+    stage.run(Job("dit-digits", desk, "", {}, folder, tmp_path_factory.mktemp("state")))
+    return folder
+
+
+@pytest.fixture
+def digits(digits_folder: Path) -> LatentStore:
+    """The open store."""
+    return LatentStore.open(digits_folder)
