@@ -1,0 +1,1 @@
+"""Training: one step for proxies and targets, alone or packed; exact resume."""

@@ -1,0 +1,39 @@
+"""Finished weights of a target run: `model.json` says how to rebuild the module, `ema.safetensors` and `weights.safetensors` fill it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mudit.config.schema import Experiment
+from mudit.errors import CheckpointError
+from mudit.models.registry import build
+from mudit.parametrization.apply import attach_multipliers
+from mudit.parametrization.table import table_for
+
+_FILES = {"ema": "ema.safetensors", "raw": "weights.safetensors"}
+
+
+def save_weights(folder: Path, model: nn.Module, ema: nn.Module, description: dict[str, Any]) -> None:
+    """`description` must name "scheme", "width" and "parametrization" (the table's digest)."""
+    for which, module in (("raw", model), ("ema", ema)):
+        save_file({name: parameter.detach().contiguous() for name, parameter in module.named_parameters()}, folder / _FILES[which])
+    (folder / "model.json").write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
+
+
+def load_model(folder: Path, config: Experiment, which: Literal["ema", "raw"] = "ema") -> nn.Module:
+    """The trained module, in evaluation mode. Raises CheckpointError if it belongs to another architecture or parametrization."""
+    description = json.loads((folder / "model.json").read_text())
+    table = table_for(config.model, description["width"], description["scheme"])
+    if table.digest != description["parametrization"]:
+        raise CheckpointError(f"{folder}: trained under another parameter table; run `mudit train` again")
+    model = build(config.model, description["width"])
+    attach_multipliers(model, table)
+    missing, unexpected = model.load_state_dict(load_file(folder / _FILES[which]), strict=False)
+    if missing or unexpected:
+        raise CheckpointError(f"{folder / _FILES[which]}: tensors do not fit the model: {(missing + unexpected)[:3]}")
+    return model.requires_grad_(False).eval()
