@@ -1,0 +1,1 @@
+"""Images in, latents out: sources, encoders and the one latent store."""

@@ -1,0 +1,124 @@
+"""Pixels to posterior moments and latents back to pixels.
+
+Shapes: B batch, C H W channels, height and width of pixels or latents. Pixels are float32 in [-1, 1] on the way in and uint8 in
+0..255 on the way out. *Raw* latents are the encoder's own; *latents* are raw times `latent_scale`: what the transformer sees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mudit.config.schema import DataSection
+from mudit.data.format import ENCODER_FOLDER, StoreInfo, sha256_file
+from mudit.errors import ConfigError, DataError
+
+_KL_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+
+
+class Encoder(Protocol):
+    """Both directions of one autoencoder, with its identity for the store."""
+
+    identity: dict[str, str | int]
+    latent_scale: float
+    has_std: bool
+    device: str
+
+    def encode(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mean and standard deviation of the raw posterior, [B, C, H, W] float32 on the CPU; no std if it is zero."""
+        ...
+
+    def decode(self, latents_BCHW: Tensor) -> Tensor:
+        """Pixels, uint8 [B, C, H, W] on the CPU, of scaled latents."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Puts the files that `load_encoder` needs into `folder`, which it makes if there are any."""
+        ...
+
+
+class Identity:
+    """Pixel space: the latent is the image."""
+
+    has_std = False
+    device = "cpu"
+
+    def __init__(self, latent_scale: float) -> None:
+        self.latent_scale = latent_scale
+        self.identity: dict[str, str | int] = {"name": "identity"}
+
+    def encode(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        return pixels_BCHW, None
+
+    def decode(self, latents_BCHW: Tensor) -> Tensor:
+        return to_uint8(latents_BCHW / self.latent_scale)
+
+    def save(self, folder: Path) -> None:
+        pass
+
+
+class AutoencoderKL:
+    """A diffusers `AutoencoderKL` from a local folder (`config.json` and safetensors weights), such as SD-VAE."""
+
+    has_std = True
+
+    def __init__(self, folder: Path, latent_scale: float) -> None:
+        for name in _KL_FILES:
+            if not (folder / name).is_file():
+                raise DataError(
+                    f"{folder}: no {name}; data.encoder_path is the folder that diffusers' AutoencoderKL.save_pretrained writes"
+                )
+        from diffusers import AutoencoderKL as Network  # slow import
+
+        try:
+            network = Network.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise DataError(f"{folder}: not an AutoencoderKL ({str(error).splitlines()[0]})") from error
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._network = network.to(self.device).eval().requires_grad_(False)
+        self._folder, self.latent_scale = folder, latent_scale
+        digests = "".join(sha256_file(folder / name) for name in _KL_FILES)
+        self.identity: dict[str, str | int] = {"name": "autoencoder-kl", "sha256": hashlib.sha256(digests.encode()).hexdigest()}
+
+    @torch.no_grad()
+    def encode(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
+        posterior = self._network.encode(pixels_BCHW.to(self.device)).latent_dist
+        return posterior.mean.float().cpu(), posterior.std.float().cpu()
+
+    @torch.no_grad()
+    def decode(self, latents_BCHW: Tensor) -> Tensor:
+        return to_uint8(self._network.decode(latents_BCHW.to(self.device) / self.latent_scale).sample.cpu())
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir()
+        for name in _KL_FILES:
+            shutil.copyfile(self._folder / name, folder / name)
+
+
+def open_encoder(data: DataSection) -> Encoder:
+    """The encoder that the data section names. Raises ConfigError or DataError."""
+    if data.encoder == "identity":
+        return Identity(data.latent_scale)
+    if data.encoder_path is None:
+        raise ConfigError("data.encoder_path is null; `autoencoder-kl` needs the folder of a diffusers AutoencoderKL")
+    return AutoencoderKL(Path(data.encoder_path), data.latent_scale)
+
+
+def load_encoder(store: Path, info: StoreInfo) -> Encoder:
+    """The encoder that made a store, from the store's own files. Raises DataError if they are not the ones it was made with."""
+    if info.encoder["name"] == "identity":
+        return Identity(info.latent_scale)
+    encoder = AutoencoderKL(store / ENCODER_FOLDER, info.latent_scale)
+    if encoder.identity != info.encoder:
+        raise DataError(f"{store / ENCODER_FOLDER}: not the autoencoder that made this store; run `mudit data` again")
+    return encoder
+
+
+def to_uint8(pixels_BCHW: Tensor) -> Tensor:
+    """[-1, 1] to 0..255, clamped and rounded."""
+    return ((pixels_BCHW + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,121 @@
+"""The stage `sample`: images from the EMA weights of one target run.
+
+Image i asks for class i mod K and draws its noise from (seed, i), so the set does not depend on batch size or process count, and a
+prefix of it is a balanced smaller set.
+
+Shapes: B batch, C channels, H W height and width.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from mudit.data.encoders import Encoder
+from mudit.data.format import sha256_file
+from mudit.data.reader import LatentStore
+from mudit.diffusion.gaussian import GaussianDiffusion
+from mudit.diffusion.samplers import Sampler, guided, initial_noise, make_sampler
+from mudit.evaluate.samples import Samples, balanced_labels, concatenate, load_samples, save_samples, write_artefact
+from mudit.logs import progress
+from mudit.models.flops import inference_flops
+from mudit.train.weights import load_model
+
+if TYPE_CHECKING:
+    from mudit.config.schema import Experiment
+    from mudit.stages import Job
+
+PLAN_FILE = "plan.json"
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Raises ConfigError on impossible steps, DataError or CheckpointError on inputs that are damaged or do not fit."""
+    section, model_section = job.config.sample, job.config.model
+    store = LatentStore.open(job.inputs["data"])
+    store.check_fits(model_section)
+    settings = _settings(job, store)
+    batches = _Batches(job, store.encoder())
+    _start_or_resume(job.state, {**settings, "batch_size": section.batch_size})
+    parts = []
+    with progress(section.images, f"sample {job.key}") as bar:
+        for first in range(0, section.images, section.batch_size):
+            numbers_B = torch.arange(first, min(first + section.batch_size, section.images))
+            parts.append(_batch(job.state / f"images-{first:08d}.safetensors", batches, numbers_B))
+            bar.advance(len(numbers_B))
+    samples = concatenate(parts)
+    write_artefact(job.out, samples, settings)
+    shutil.rmtree(job.state)
+    passes = section.images * section.steps * (1 if section.guidance == 1.0 else 2)
+    return {
+        "images": section.images,
+        "not_finite": int((~samples.finite_N).sum()),
+        "flops": inference_flops(model_section, settings["model"]["width"], passes),
+        "device": batches.device,
+    }
+
+
+def _batch(path: Path, batches: _Batches, numbers_B: torch.Tensor) -> Samples:
+    """One batch: from the state folder if it was finished before."""
+    if path.is_file():
+        return load_samples(path)
+    samples = batches.draw(numbers_B)
+    save_samples(path, samples)
+    return samples
+
+
+class _Batches:
+    """Draws any images by number: network, sampler and decoder of one run."""
+
+    def __init__(self, job: Job, encoder: Encoder) -> None:
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._config: Experiment = job.config
+        self._encoder = encoder
+        self._network: nn.Module = load_model(job.inputs[f"train/{job.key}"], job.config).eval().to(self.device)
+        section = job.config.sample
+        self._sampler: Sampler = make_sampler(section.sampler, GaussianDiffusion.linear(job.config.diffusion), section.steps)
+
+    @torch.inference_mode()
+    def draw(self, numbers_B: torch.Tensor) -> Samples:
+        section, model = self._config.sample, self._config.model
+        numbers_B = numbers_B.to(self.device)
+        labels_B = balanced_labels(numbers_B, model.num_classes)
+        denoiser = guided(self._network, labels_B, model.num_classes, section.guidance, section.guide_channels)
+        noise_BCHW = initial_noise(section.seed, numbers_B, (model.channels, model.image_size, model.image_size))
+        latents_BCHW = self._sampler.sample(denoiser, noise_BCHW, numbers_B, section.seed).cpu()
+        finite_B = latents_BCHW.isfinite().flatten(1).all(dim=1)
+        images_BCHW = self._encoder.decode(torch.where(finite_B[:, None, None, None], latents_BCHW, 0.0))
+        images_BCHW[~finite_B] = 0
+        seeds_B2 = torch.stack([torch.full_like(numbers_B, section.seed), numbers_B], dim=1)
+        return Samples(images_BCHW, labels_B.cpu(), seeds_B2.cpu(), finite_B)
+
+
+def _settings(job: Job, store: LatentStore) -> dict[str, Any]:
+    """Everything that the images depend on, for `sample.json` and for whoever states a metric of them."""
+    section = job.config.sample.model_dump(mode="json", exclude={"batch_size", "train_seeds"})
+    train = job.inputs[f"train/{job.key}"]
+    return {
+        **section,
+        "run": job.key,
+        "clip_denoised": False,
+        "class_names": store.info.class_names,
+        "decoder": store.info.encoder,
+        "weights": {"file": "ema.safetensors", "sha256": sha256_file(train / "ema.safetensors")},
+        "model": json.loads((train / "model.json").read_text(encoding="utf-8")),
+        "target": json.loads((train / "run.json").read_text(encoding="utf-8")),
+        "diffusion": job.config.diffusion.model_dump(mode="json"),
+    }
+
+
+def _start_or_resume(state: Path, plan: dict[str, Any]) -> None:
+    """Keeps finished batches only if they belong to the same plan."""
+    text, path = json.dumps(plan, sort_keys=True), state / PLAN_FILE
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return
+    shutil.rmtree(state, ignore_errors=True)
+    state.mkdir(parents=True)
+    path.write_text(text, encoding="utf-8")

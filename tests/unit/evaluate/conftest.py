@@ -1,0 +1,80 @@
+"""A digits store, its extractor's artefact, and a target with random weights: what sampling and evaluation read."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import mudit.data.stage
+import mudit.evaluate.extractor_stage
+from mudit.config.load import load
+from mudit.models.registry import build
+from mudit.parametrization.apply import parametrize
+from mudit.parametrization.table import table_for
+from mudit.stages import Artefact, Job, parse, scoped
+from mudit.train.weights import save_weights
+
+WIDTH = 16
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """The desk experiment with a tiny sample."""
+    experiment = load(Path(__file__).parents[3] / "config.yaml").experiments["dit-digits"]
+    sample = experiment.sample.model_copy(update={"images": 23, "batch_size": 10, "steps": 4})
+    evaluate = experiment.evaluate.model_copy(update={"kid_subsets": 5, "kid_subset_size": 20})
+    return experiment.model_copy(update={"sample": sample, "evaluate": evaluate})
+
+
+@pytest.fixture(scope="session")
+def make_job():
+    """(experiment, artefact's name, folder with `results` and `state`, folders of inputs) -> Job with the scoped configuration."""
+
+    def make(experiment, name: str, root: Path, inputs: dict[str, Path]) -> Job:
+        artefact: Artefact = parse("dit-digits", name)
+        out = root / "results" / name
+        out.mkdir(parents=True)
+        return Job("dit-digits", scoped(experiment, artefact), artefact.key, inputs, out, root / "state" / name)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def store(digits, make_job, tmp_path_factory):
+    job = make_job(digits, "data", tmp_path_factory.mktemp("data"), {})
+    mudit.data.stage.run(job)
+    return job.out
+
+
+@pytest.fixture(scope="session")
+def extractor(digits, make_job, store, tmp_path_factory):
+    job = make_job(digits, "extractor", tmp_path_factory.mktemp("extractor"), {"data": store})
+    mudit.evaluate.extractor_stage.run(job)
+    return job.out
+
+
+def write_target(folder: Path, experiment, scale: float = 1.0) -> Path:
+    """A train artefact with weights as initialised, times `scale`; the readout is drawn too, or every sample would be noise."""
+    folder.mkdir(parents=True)
+    table = table_for(experiment.model, WIDTH, "mup")
+    model = parametrize(build(experiment.model, WIDTH), table, seed=0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(scale)
+        model.final_layer.linear.weight.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    save_weights(folder, model, model, {"family": "dit", "scheme": "mup", "width": WIDTH, "parametrization": table.digest})
+    (folder / "run.json").write_text(json.dumps({"arm": "mup", "seed": 0, "ema_decay": 0.99}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def target(digits, tmp_path_factory):
+    return write_target(tmp_path_factory.mktemp("train") / "mup_s0", digits)
+
+
+@pytest.fixture(scope="session")
+def diverged_target(digits, tmp_path_factory):
+    return write_target(tmp_path_factory.mktemp("diverged") / "mup_s0", digits, scale=float("nan"))
