@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mudit.config.schema import Section
+
+ROOT = Path(__file__).resolve().parent.parent
 
 S = TypeVar("S", bound=Section)
 

@@ -9,6 +9,7 @@ Legend: B batch, N tokens, D width, H heads, C channels, h w latent height and w
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -114,6 +115,33 @@ class Attention(nn.Module):
         return self.proj(mixed.transpose(1, 2).reshape(*lead, tokens, width))
 
 
+class _GeluTanh(torch.autograd.Function):
+    """tanh-GELU as x * sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3): the same function with one vectorised exponential."""
+
+    linear = 2.0 * math.sqrt(2.0 / math.pi)
+    cubic = 0.044715 * linear
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        gate = (x * x).mul_(_GeluTanh.cubic).add_(_GeluTanh.linear).mul_(x).sigmoid_()
+        ctx.save_for_backward(x, gate)
+        return x * gate
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        x, gate = ctx.saved_tensors
+        slope = (x * x).mul_(3.0 * _GeluTanh.cubic).add_(_GeluTanh.linear).mul_(x)  # x times d(2u)/dx
+        slope.mul_(gate).addcmul_(slope, gate, value=-1.0).add_(gate)
+        return slope.mul_(gradient)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU with the tanh approximation. On the CPU torch's own kernel spends 2.4 times as long on the tanh (benchmarks/step.py)."""
+    if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
+        return _GeluTanh.apply(x)
+    return F.gelu(x, approximate="tanh")
+
+
 class Mlp(nn.Module):
     """Two linear layers with tanh-GELU between."""
 
@@ -123,7 +151,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x), approximate="tanh"))
+        return self.fc2(gelu_tanh(self.fc1(x)))
 
 
 class TimestepEmbedder(nn.Module):

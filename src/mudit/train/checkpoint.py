@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from mudit.data.tensors import save_tensors
 from mudit.errors import CheckpointError
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class CheckpointFolder:
         partial = self._folder / f".{final.name}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(checkpoint.tensors, partial / "tensors.safetensors")
+        save_tensors(checkpoint.tensors, partial / "tensors.safetensors")
         meta = {
             "identity": self._identity,
             "step": checkpoint.step,

@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from mudit.config.schema import Experiment
+from mudit.data.tensors import save_tensors
 from mudit.errors import CheckpointError
 from mudit.models.registry import build
 from mudit.parametrization.apply import attach_multipliers
@@ -21,7 +22,7 @@ _FILES = {"ema": "ema.safetensors", "raw": "weights.safetensors"}
 def save_weights(folder: Path, model: nn.Module, ema: nn.Module, description: dict[str, Any]) -> None:
     """`description` must name "scheme", "width" and "parametrization" (the table's digest)."""
     for which, module in (("raw", model), ("ema", ema)):
-        save_file({name: parameter.detach().contiguous() for name, parameter in module.named_parameters()}, folder / _FILES[which])
+        save_tensors({name: parameter.detach().contiguous() for name, parameter in module.named_parameters()}, folder / _FILES[which])
     (folder / "model.json").write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
 
 

@@ -1,0 +1,62 @@
+"""The batch stream: every image once an epoch, every draw a function of (seed, step, place)."""
+
+from __future__ import annotations
+
+import torch
+from support import changed
+
+from mudit.train.batches import BatchStream
+from mudit.train.validation import ValidationSet, validation_loss
+from mudit.parametrization.apply import parametrize
+from mudit.parametrization.table import table_for
+from mudit.models.registry import build
+
+
+def _stream(desk, digits, **options):
+    return BatchStream(digits.split("train"), desk.diffusion, **({"batch_size": 70, "seed": 0, "num_classes": 10} | options))
+
+
+def test_an_epoch_visits_every_image_once(desk, digits):
+    stream, count = _stream(desk, digits, batch_size=50), len(digits.split("train"))
+    indices = torch.cat([stream._indices(step) for step in range(count // 50)])
+    assert torch.equal(indices.sort().values, torch.arange(count))
+    second = torch.cat([stream._indices(step) for step in range(count // 50, 2 * (count // 50))])
+    assert torch.equal(second.sort().values, torch.arange(count)) and not torch.equal(indices, second)
+
+
+def test_batches_across_an_epoch_boundary_go_on_with_the_next_order(desk, digits):
+    """Whatever the batch size, the sequence of images is the same."""
+    small, large = _stream(desk, digits, batch_size=25), _stream(desk, digits, batch_size=700)
+    assert torch.equal(torch.cat([small._indices(step) for step in range(140)]), torch.cat([large._indices(step) for step in range(5)]))
+
+
+def test_a_step_can_be_drawn_out_of_order(desk, digits):
+    stream = _stream(desk, digits)
+    later = stream.at(40)
+    for step in range(3):
+        stream.at(step)
+    for a, b in zip(later, _stream(desk, digits).at(40), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_label_dropout_has_the_configured_rate(desk, digits):
+    labels = torch.cat([_stream(desk, digits, batch_size=500).at(step).y_B for step in range(20)])
+    share = (labels == 10).double().mean().item()
+    assert abs(share - 0.1) < 4 * (0.09 / len(labels)) ** 0.5
+    assert not (_stream(changed(desk, diffusion__label_dropout=0.0), digits).at(0).y_B == 10).any()
+
+
+def test_validation_probes_are_fixed_and_stratified(desk, digits):
+    probes = ValidationSet(digits, desk)
+    count = len(probes.t_M)
+    assert count == desk.validation.images * desk.validation.draws
+    slices = (probes.t_M * count / desk.diffusion.timesteps).long().clamp(max=count - 1)
+    # Timesteps are integers, so a slice of less than two steps may lose its one to the neighbour.
+    assert len(slices.unique()) > 0.7 * count and probes.t_M.max() > 990 and probes.t_M.min() < 10
+    assert torch.equal(probes.noise, ValidationSet(digits, desk).noise)
+
+
+def test_an_untrained_zero_readout_predicts_zero_noise(desk, digits):
+    model = parametrize(build(desk.model, 32), table_for(desk.model, 32, "mup"), 0)
+    probes = ValidationSet(digits, desk)
+    assert abs(validation_loss(model, digits, desk)["mse"] - probes.noise.square().mean().item()) < 1e-5

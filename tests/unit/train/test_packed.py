@@ -1,0 +1,115 @@
+"""A packed trial is its solo run.
+
+On the CPU the claim is bit for bit, losses and weights, for runs with other learning rates and other seeds beside it. (On a GPU
+the batched product rounds differently; there the tolerance of `test_batched_products_agree` holds per step.)
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from support import changed
+
+from mudit.errors import ParametrizationError
+from mudit.models.registry import build
+from mudit.parametrization.apply import attach_multipliers, parameter_groups, parametrize
+from mudit.parametrization.table import table_for
+from mudit.train.batches import BatchStream
+from mudit.train.group import Member, TrialGroup, measure_group_size
+from mudit.train.packed import pack, unpack_into
+from mudit.diffusion.gaussian import GaussianDiffusion
+
+STEPS, BATCH = 12, 16
+
+
+def _solo(config, store, table, member):
+    """The plain loop: a plain module, torch's AdamW, nothing packed."""
+    model = parametrize(build(config.model, table.width), table, member.seed)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, table, lr=2.0**member.log2_lr, weight_decay=config.optimizer.weight_decay),
+        betas=config.optimizer.betas,
+        eps=config.optimizer.eps,
+        fused=True,
+    )
+    stream = BatchStream(store.split("train"), config.diffusion, batch_size=BATCH, seed=member.seed, num_classes=10)
+    process, losses = GaussianDiffusion.linear(config.diffusion), []
+    for step in range(STEPS):
+        batch = stream.at(step)
+        xt = process.noised(batch.x0_BChw, batch.t_B, batch.noise_BChw)
+        mse, vb = process.losses(model(xt, batch.t_B, batch.y_B), batch.x0_BChw, xt, batch.t_B, batch.noise_BChw)
+        loss = (mse + vb).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return model, losses
+
+
+@pytest.mark.parametrize("scheme", ["mup", "sp"])
+@pytest.mark.parametrize("width", [16, 32, 64])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_packed_equals_solo_bit_for_bit(desk, digits, scheme, width, weight_decay):
+    config = changed(desk, optimizer__weight_decay=weight_decay)
+    table = table_for(config.model, width, scheme)
+    members = [Member(-8, 0), Member(-6, 0), Member(-7, 1), Member(-5, 2)]
+    group = TrialGroup(config, digits, table, members, BATCH)
+    packed_losses = torch.stack([group.step(step) for step in range(STEPS)], dim=1).tolist()
+    for index, member in enumerate(members):
+        model, losses = _solo(config, digits, table, member)
+        assert packed_losses[index] == losses, member
+        twin = build(config.model, width)
+        unpack_into(group.model, index, twin)
+        for name, parameter in model.named_parameters():
+            assert torch.equal(parameter, twin.get_parameter(name)), (member, name)
+
+
+def test_dropping_a_trial_leaves_the_others_as_they_were(desk, digits):
+    table = table_for(desk.model, 32, "mup")
+    members = [Member(-8, 0), Member(-6, 0), Member(-7, 1)]
+    whole, cut = (TrialGroup(desk, digits, table, members, BATCH) for _ in range(2))
+    for step in range(4):
+        whole.step(step), cut.step(step)
+    cut.keep([0, 2])
+    assert cut.members == [members[0], members[2]]
+    for step in range(4, 8):
+        assert cut.step(step).tolist() == whole.step(step)[[0, 2]].tolist()
+
+
+def test_batched_products_agree(desk):
+    """The GPU's path of a packed linear layer, computed on the CPU: equal to 1e-6 of the plain product's scale."""
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(3, 40, 32), torch.randn(3, 24, 32), torch.randn(3, 24)
+    batched = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+    for k in range(3):
+        torch.testing.assert_close(batched[k], torch.nn.functional.linear(x[k], weight[k], bias[k]), rtol=1e-5, atol=1e-5)
+
+
+def test_each_trial_keeps_its_own_forward_multiplier(desk):
+    """Models of two schemes differ in the readout's multiplier only by hooks: packing keeps each."""
+    x, t, y = torch.randn(2, 1, 8, 8), torch.tensor([1, 500]), torch.tensor([0, 10])
+    models = []
+    for scheme in ("mup", "sp-same-init"):
+        model = build(desk.model, 64)
+        torch.manual_seed(0)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, 0, 0.1)
+        attach_multipliers(model, table_for(desk.model, 64, scheme))
+        models.append(model)
+    packed = pack([copy.deepcopy(model) for model in models])
+    out = packed(x.expand(2, *x.shape), t.expand(2, 2), y.expand(2, 2))
+    assert torch.equal(out[0], models[0](x, t, y)) and torch.equal(out[1], models[1](x, t, y))
+    assert not torch.equal(out[0], out[1])
+
+
+def test_a_layer_without_a_packed_form_is_named():
+    with pytest.raises(ParametrizationError, match="0: Conv1d has no packed form; run this model's trials one after another"):
+        pack([torch.nn.Sequential(torch.nn.Conv1d(2, 2, 1)) for _ in range(2)])
+
+
+def test_the_measured_group_size_is_one_of_the_candidates(desk, digits):
+    table = table_for(desk.model, 16, "mup")
+    members = [Member(-8 + index, 0) for index in range(4)]
+    size, seconds = measure_group_size(lambda count: TrialGroup(desk, digits, table, members[:count], BATCH), 4, steps=1)
+    assert set(seconds) == {1, 2, 4} and seconds[size] == min(seconds.values())
