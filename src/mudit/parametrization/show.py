@@ -10,6 +10,8 @@ from rich.table import Table
 from mudit.config.schema import Experiment
 from mudit.parametrization.table import ParameterTable, table_for
 
+_LEGIBLE = 116  # columns that the widest row needs
+
 
 def run(experiment: Experiment, width: int, scheme: str) -> ParameterTable:
     """The table of the experiment's model at `width` under `scheme`."""
@@ -22,8 +24,8 @@ def print_table(table: ParameterTable, as_json: bool) -> None:
         print(json.dumps(table.to_dict(), indent=2))
         return
     page = Table(title=f"{table.scheme} at width {table.width} (base {table.base_width}): {table.total / 1e6:.2f}M parameters")
-    for heading in ("parameter", "shape", "infinite", "role", "init std", "lr x", "weight decay x", "forward x"):
-        page.add_column(heading, justify="left" if heading in ("parameter", "role") else "right")
+    for heading in ("parameter", "shape", "infinite", "role", "init std", "lr x", "decay x", "forward x"):
+        page.add_column(heading, justify="left" if heading in ("parameter", "role") else "right", no_wrap=True)
     seen: set[str] = set()
     for row in table.rows:
         folded = ".".join("*" if part.isdigit() and "blocks" in row.name else part for part in row.name.split("."))
@@ -40,4 +42,6 @@ def print_table(table: ParameterTable, as_json: bool) -> None:
             f"{row.weight_decay_multiplier:.4g}",
             f"{row.forward_multiplier:.4g}",
         )
-    Console().print(page)
+    console = Console()
+    console.width = max(console.width, _LEGIBLE)  # a name cut short is worse than a wrapped line
+    console.print(page)

@@ -90,14 +90,18 @@ class Trainer:
         self._checkpoints = CheckpointFolder(state / "checkpoints", identity=spec.identity, keep=spec.keep_checkpoints)
         self._stop_asked = False
 
-    def run(self, advance: Callable[..., Any]) -> History:
-        """Train to the last step. SIGTERM and SIGUSR1 write a checkpoint and stop."""
+    def run(self, advance: Callable[[float], Any], record: Callable[[dict[str, float]], Any] = lambda values: None) -> History:
+        """Train to the last step. SIGTERM and SIGUSR1 write a checkpoint and stop.
+
+        `advance(loss)` is called after each step, `record(values)` with each validation record.
+        """
         with _signals(self._ask_to_stop):
             while self.step < self.spec.steps and self.history.diverged_at is None:
                 loss = self._train_step()
-                advance(1, loss=loss)
+                advance(loss)
                 if self.step % self.spec.eval_every == 0 or self.step == self.spec.steps:
                     self._record(loss)
+                    record(self.history.records[-1])
                 if self._stop_asked:
                     self._checkpoint()
                     log.info("asked to stop: checkpoint written at step %d", self.step)

@@ -34,7 +34,7 @@ out = Path(sys.argv[1])
 trainer = Trainer(config, LatentStore.open(Path({data!r})), spec, out / "state")
 trainer.resume()
 (out / "started").touch()
-def advance(count, **columns):
+def advance(loss):
     (out / "step").write_text(str(trainer.step))
 history = trainer.run(advance)
 save_weights(out, trainer.model, trainer.ema.model, {{}})
