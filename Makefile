@@ -1,0 +1,52 @@
+# make reproduce   set up, run the study of config.yaml from data to report, say where the report is
+# make test        set up, run the whole test suite
+# make setup       a virtual environment in .venv with exactly the versions of requirements.lock
+# make lint        formatting, lint, types
+# make lock        resolve requirements.in anew
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+# Named after what was installed, so that set-up is skipped exactly when it has been done.
+INSTALLED := $(VENV)/installed-$(shell cat requirements.lock requirements.in pyproject.toml | cksum | cut -d' ' -f1)
+# Tests are many short processes; two of them at once fill two cores.
+TEST_WORKERS ?= 2
+
+.PHONY: setup reproduce test lint format lock clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED):
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q src  # start-up is several times slower without bytecode
+	rm -f $(VENV)/installed-*
+	touch $@
+
+reproduce: setup
+	@start=$$SECONDS; \
+	$(BIN)/snakemake --cores all --quiet host reason; \
+	echo "The workflow took $$(( SECONDS - start )) seconds. Reports:"; \
+	ls -1 results/*/report/report.html
+
+test: setup
+	env -u PYTHONDONTWRITEBYTECODE PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --dist loadgroup
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mudit config check
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock:
+	bash workflow/lock.sh
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,162 @@
+"""What code an artefact depends on, and a digest of it that cosmetic edits do not change.
+
+A stage depends on its module and on every `mudit` module that it imports, directly or not, at module level or inside a function.
+The digest of a module is over its syntax tree without docstrings: comments, docstrings and layout may change, and Python
+versions give the same value. Infrastructure (configuration, registry, provenance, command line, logs) carries no science and does
+not count.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import json
+import platform
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).resolve().parent.parent
+REPOSITORY = PACKAGE.parent.parent
+LOCK = REPOSITORY / "requirements.lock"
+
+_INFRASTRUCTURE = ("mudit", "mudit.cli", "mudit.errors", "mudit.logs", "mudit.runs", "mudit.stages", "mudit.__main__")
+_INFRASTRUCTURE_PACKAGES = ("mudit.config", "mudit.provenance")
+_DECISIVE_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "timm", "diffusers", "torch-fidelity", "mup")
+
+
+def closure(module: str) -> dict[str, str]:
+    """Everything in `mudit` that `module` depends on, itself included -> digest. Sorted by name.
+
+    Modules go by their dotted name; files that are not Python and lie below the folder of `module` (templates) by their path.
+    """
+    found: set[str] = set()
+    queue = [module]
+    while queue:
+        name = queue.pop()
+        if name in found or _is_infrastructure(name):
+            continue
+        found.add(name)
+        queue.extend(_imports(name))
+    path = _path(module)
+    assert path is not None, f"no module {module} in {PACKAGE}"
+    return {name: _digest(name) for name in sorted(found)} | _data_files(path.parent)
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """Interpreter and libraries. Recorded and compared, but another environment never makes an artefact stale."""
+    lock = hashlib.sha256(LOCK.read_bytes()).hexdigest() if LOCK.is_file() else None
+    packages: dict[str, str | None] = {}
+    for name in _DECISIVE_PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            packages[name] = None
+    facts = {"python": platform.python_version(), "lock": lock, "packages": packages}
+    return {**facts, "digest": digest(facts)}
+
+
+def git() -> dict[str, Any] | None:
+    """Commit of the source and whether tracked files differ from it. None outside a git checkout."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _is_infrastructure(name: str) -> bool:
+    return name in _INFRASTRUCTURE or any(name == package or name.startswith(package + ".") for package in _INFRASTRUCTURE_PACKAGES)
+
+
+@cache
+def _data_files(folder: Path) -> dict[str, str]:
+    """Files below a package that are neither Python nor made by it -> digest."""
+    files = sorted(path for path in folder.rglob("[!.]*") if path.is_file() and path.suffix not in (".py", ".pyc"))
+    return {path.relative_to(PACKAGE.parent).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@cache
+def _path(name: str) -> Path | None:
+    """Source file of a `mudit` module; None if there is no such module."""
+    base = PACKAGE.joinpath(*name.split(".")[1:])
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+@cache
+def _tree(name: str) -> ast.Module:
+    path = _path(name)
+    assert path is not None, f"no module {name} in {PACKAGE}"
+    return ast.parse(path.read_bytes())
+
+
+@cache
+def _imports(name: str) -> frozenset[str]:
+    """The `mudit` modules that a module names: in its imports, and in strings such as a registry's `mudit.models.dit:DiT`."""
+    path = _path(name)
+    package = name if path is not None and path.name == "__init__.py" else name.rpartition(".")[0]
+    found: set[str] = set()
+    for node in _executed(_tree(name)):
+        if isinstance(node, ast.Import):
+            candidates = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+            base = ".".join(part for part in (base, node.module) if part)
+            candidates = [base] + [f"{base}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            candidates = [node.value.partition(":")[0]]
+        else:
+            continue
+        for candidate in candidates:
+            if candidate.partition(".")[0] == "mudit" and _path(candidate):
+                parts = candidate.split(".")
+                found.update(".".join(parts[:depth]) for depth in range(1, len(parts) + 1))  # importing a.b runs a, too
+    return frozenset(found - {name})
+
+
+def _executed(node: ast.AST) -> Iterator[ast.AST]:
+    """Nodes below `node` except docstrings and blocks that only type checkers read."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant):
+            continue
+        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            continue
+        yield child
+        yield from _executed(child)
+
+
+@cache
+def _digest(name: str) -> str:
+    return hashlib.sha256(_canonical(_tree(name)).encode()).hexdigest()
+
+
+def _canonical(value: Any) -> str:
+    """A syntax tree as text, without what does not run. Empty fields are left out, since newer Pythons add some."""
+    if isinstance(value, ast.AST):
+        fields = ((field, getattr(value, field, None)) for field in value._fields if field not in ("kind", "type_comment"))
+        inner = ",".join(f"{field}={_canonical(content)}" for field, content in fields if content is not None and content != [])
+        return f"{type(value).__name__}({inner})"
+    if isinstance(value, list):
+        return "[" + ",".join(_canonical(item) for item in value if not _is_docstring(item)) + "]"
+    return repr(value)
+
+
+def _is_docstring(node: Any) -> bool:
+    """Docstrings, and the strings that document fields: expression statements that are nothing but a constant."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

@@ -1,0 +1,91 @@
+"""Bad configurations give one line that names the key, the value and what is allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mudit.config.load import load, read
+from mudit.errors import ConfigError
+
+REPOSITORY = Path(__file__).parents[3]
+ARMS, SWEEP = "experiments.smoke.train.arms", "experiments.smoke.sweep"
+SMOKE = (REPOSITORY / "tests/smoke/config.yaml").read_text()
+
+
+@pytest.mark.parametrize("path", ["config.yaml", "tests/smoke/config.yaml"])
+def test_shipped_configurations_are_valid(path: str) -> None:
+    assert load(REPOSITORY / path).study == "desk"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("log2_lr: [-8", "log2_lrs: [-8", "experiments.smoke.sweep.log2_lrs: unknown key; did you mean 'log2_lr'? (and 1 more)"),
+        ("    model:\n", "    modle:\n", "experiments.smoke.modle: unknown key; did you mean 'model'? (and 1 more)"),
+        (
+            "log2_lr: transferred",
+            "lr: transferred",
+            ARMS + ".mup.lr: unknown key; known are scheme, log2_lr (and 1 more)",
+        ),
+        ("depth: 1", "depth: one", 'experiments.smoke.model.depth: "one" must be a valid integer'),
+        ("depth: 1", "depth: 1.5", "experiments.smoke.model.depth: 1.5 must be a valid integer"),
+        ("depth: 1", "depth: true", "experiments.smoke.model.depth: true must be a valid integer"),
+        ("depth: 1", "depth: 0", "experiments.smoke.model.depth: 0 must be greater than 0"),
+        ("depth: 1", "", "experiments.smoke.model.depth: missing; every number is in the file, nothing has a default"),
+        ("base_width: 16", "", "experiments.smoke.model.base_width: missing; every number is in the file, nothing has a default"),
+        (
+            "beta_start: 1.0e-3",
+            "beta_start: 1e-3",
+            'experiments.smoke.diffusion.beta_start: "1e-3" must be a valid number (YAML reads 1e-3 as text: write 1.0e-3)',
+        ),
+        ("label_dropout: 0.1", "label_dropout: '0.1'", 'experiments.smoke.diffusion.label_dropout: "0.1" must be a valid number'),
+        (
+            "log2_lr: transferred",
+            "log2_lr: transfered",
+            ARMS + ".mup.log2_lr: \"transfered\" must be a valid number or 'transferred' or 'tuned'",
+        ),
+        (
+            "log2_lr: [-8, -6, -4, -2]",
+            "log2_lr: []",
+            SWEEP + ".log2_lr: [] must be a list of at least 2 items, not 0",
+        ),
+        ("base_width: 16", "base_width: 20", "experiments.smoke.model: base_width 20 is not a multiple of head_dim 8"),
+        ("study: desk", "study: dest", "study: 'dest' is not one of ['desk']"),
+        (
+            "mup: {",
+            "MuP: {",
+            ARMS + ": 'MuP' is not a name: a small letter, then small letters, digits and hyphens",
+        ),
+        ("desk: [smoke]", "smoke: [smoke]\n  desk: [smoke]", "'smoke' names both a study and an experiment; rename one"),
+    ],
+)
+def test_one_line_says_what_is_wrong(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in SMOKE
+    path = tmp_path / "config.yaml"
+    path.write_text(SMOKE.replace(old, new, 1))
+    with pytest.raises(ConfigError) as error:
+        load(path)
+    assert str(error.value) == f"{path}: {message}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("study: a\nstudy: b\n", ":2: key 'study' appears twice"),
+        ("study: [\n", ":2: expected the node content, but found '<stream end>'"),
+        ("- a\n", ": must hold the keys study, studies, experiments"),
+    ],
+)
+def test_yaml_errors_name_the_line(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        read(path)
+    assert str(error.value) == f"{path}{message}"
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file; run in the folder that holds it, or pass --config"):
+        load(tmp_path / "config.yaml")

@@ -1,0 +1,118 @@
+"""The command line as a user meets it: help, errors on one line, exit codes, start-up."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mudit.stages import STAGES
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(REPOSITORY / "tests/smoke/config.yaml", "config.yaml")
+    return tmp_path
+
+
+def mudit(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "mudit", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_help_lists_every_stage_in_order() -> None:
+    text = mudit("--help").stdout
+    commands = text[text.index("Commands:") :]
+    positions = [commands.index(f"\n  {name} ") for name in STAGES]
+    assert positions == sorted(positions)
+    assert "..." not in commands, "a summary is too long for one line"
+
+
+def test_version() -> None:
+    assert mudit("--version").stdout.startswith("mudit 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["data", "smok"], "mudit: no experiment is named 'smok'; did you mean 'smoke'?\n"),
+        (["train", "smoke", "mup_s9"], "mudit: no train of smoke is named 'mup_s9'; did you mean 'mup_s0'?\n"),
+        (["transfer", "smoke"], "mudit: transfer smoke: say which one: mup, sp-published, sp-tuned, sp-same-init\n"),
+        (
+            ["data", "smoke", "--config", "x.yaml"],
+            "mudit: x.yaml: no such file; run in the folder that holds it, or pass --config\n",
+        ),
+        (
+            ["select", "smoke"],
+            "mudit: smoke/select needs sweep/mup_w32_b16, which is missing; make it with: mudit sweep smoke mup_w32_b16\n",
+        ),
+        (["verify", "x"], "mudit: no study or experiment is named 'x'; known are desk, smoke\n"),
+        (["params", "smok", "--width", "16"], "mudit: no experiment is named 'smok'; did you mean 'smoke'?\n"),
+    ],
+)
+def test_user_errors_are_one_line_and_exit_2(arguments: list[str], message: str) -> None:
+    done = mudit(*arguments)
+    assert (done.returncode, done.stderr, done.stdout) == (2, message, "")
+    assert not Path("results").exists() or list(Path("results").rglob("*.json")) == []
+
+
+def test_bugs_keep_their_traceback_and_exit_1(project: Path) -> None:
+    (project / "sitecustomize.py").write_text(
+        "import mudit.config.load as load\ndef fail(path): raise RuntimeError('bug')\nload.load = fail\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(project), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, "-m", "mudit", "data", "smoke"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "RuntimeError: bug" in done.stderr
+
+
+def test_verify_lists_what_is_not_fresh_and_exits_1() -> None:
+    done = mudit("verify")
+    assert done.returncode == 1
+    assert "missing smoke/data\n" in done.stdout
+    assert done.stdout.endswith("0 of 28 artefacts are fresh; to mend all: snakemake --cores all\n")
+    rows = json.loads(mudit("verify", "smoke", "--json").stdout)
+    assert rows["fresh"] is False
+    assert rows["artefacts"][0] == {
+        "artefact": "smoke/data",
+        "state": "missing",
+        "reasons": [],
+        "notes": [],
+        "mend": "mudit data smoke",
+    }
+
+
+def test_config_check() -> None:
+    assert mudit("config", "check").stdout == "config.yaml: valid; studies desk; experiments smoke\n"
+
+
+def test_nothing_at_start_up_imports_torch() -> None:
+    modules = "mudit.cli, mudit.config.load, mudit.config.export, mudit.stages, mudit.runs, mudit.logs, mudit.sweep.settings"
+    provenance = "mudit.provenance.verdict, mudit.provenance.execute, mudit.provenance.tokens"
+    program = (
+        f"import sys, {modules}, {provenance}; print([name for name in ('torch', 'numpy', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_help_is_quick() -> None:
+    """Half a second with compiled bytecode; the best of three, since other tests run beside this one."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    command = [sys.executable, "-m", "mudit", "--help"]
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run(command, capture_output=True, check=True, env=environment)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.5

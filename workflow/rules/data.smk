@@ -1,0 +1,31 @@
+# The latent store, and the feature extractor that is trained on it.
+rule data:
+    input:
+        inputs("data"),
+    output:
+        touch("state/fresh/{experiment}/data"),
+    log:
+        "logs/data/{experiment}.log",
+    benchmark:
+        "logs/data/{experiment}.tsv"
+    threads: 1
+    message:
+        "data {wildcards.experiment}"
+    shell:
+        mudit("data")
+
+
+rule extractor:
+    input:
+        inputs("extractor"),
+    output:
+        touch("state/fresh/{experiment}/extractor"),
+    log:
+        "logs/extractor/{experiment}.log",
+    benchmark:
+        "logs/extractor/{experiment}.tsv"
+    threads: 1
+    message:
+        "extractor {wildcards.experiment}"
+    shell:
+        mudit("extractor")
