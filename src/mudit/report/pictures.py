@@ -1,0 +1,75 @@
+"""Sheets of images for the page: a class per column, as PNG data with transparent gaps.
+
+Shapes: N images, C channels, H W height and width in pixels.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_COLUMNS, _ROWS = 10, 5
+_CELL, _GAP = 32, 3  # pixels: small images are enlarged by whole pixels up to a cell, large ones reduced to twice a cell
+
+
+def generated_sheet(folder: Path, num_classes: int) -> str:
+    """Data URI from the artefact of the stage `sample`."""
+    import torch
+    from safetensors import safe_open
+
+    from mudit.evaluate.samples import SAMPLES_FILE
+
+    with safe_open(folder / SAMPLES_FILE, framework="pt") as file:  # reads only what is shown of what may be gigabytes
+        labels_N = file.get_tensor("labels_N")
+        numbers_N = _first_of_each(labels_N, num_classes)
+        images = file.get_slice("images_NCHW")
+        images_NCHW = torch.cat([images[number : number + 1] for number in numbers_N.tolist()])
+    return _sheet(images_NCHW, labels_N[numbers_N], num_classes)
+
+
+def real_sheet(folder: Path, num_classes: int) -> str:
+    """Data URI of held-out images from the artefact of the stage `data`."""
+    import torch
+
+    from mudit.data.reader import LatentStore
+
+    store = LatentStore.open(folder)
+    split = store.split("validation")
+    labels_N = split.labels(torch.arange(len(split)))
+    numbers_N = _first_of_each(labels_N, num_classes)
+    return _sheet(store.encoder().decode(split.latents(numbers_N)), labels_N[numbers_N], num_classes)
+
+
+def _first_of_each(labels_N: Tensor, num_classes: int) -> Tensor:
+    """Numbers of the first images of each class that is shown."""
+    import torch
+
+    return torch.cat([torch.nonzero(labels_N == label).flatten()[:_ROWS] for label in _columns(num_classes)])
+
+
+def _columns(num_classes: int) -> Sequence[int]:
+    return range(min(_COLUMNS, num_classes))
+
+
+def _sheet(images_NCHW: Tensor, labels_N: Tensor, num_classes: int) -> str:
+    from PIL import Image
+
+    side = images_NCHW.shape[-1]
+    cell = side * (_CELL // side) if side <= _CELL else min(side, 2 * _CELL)
+    columns, step = _columns(num_classes), cell + _GAP
+    sheet = Image.new("RGBA", (len(columns) * step - _GAP, _ROWS * step - _GAP))
+    for column in columns:
+        chosen_NCHW = images_NCHW[labels_N == column][:_ROWS]
+        for row, image_CHW in enumerate(chosen_NCHW):
+            rgb_HWC = image_CHW.expand(3, -1, -1).permute(1, 2, 0).numpy()
+            resampling = Image.Resampling.NEAREST if side <= _CELL else Image.Resampling.LANCZOS
+            sheet.paste(Image.fromarray(rgb_HWC).resize((cell, cell), resampling), (column * step, row * step))
+    file = io.BytesIO()
+    sheet.save(file, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

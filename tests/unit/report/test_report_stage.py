@@ -1,0 +1,94 @@
+"""The whole page from artefacts made by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mudit.config.schema import Experiment
+from mudit.report import stage
+from mudit.stages import Job
+
+from .synthetic import Inputs, make_inputs
+
+Made = tuple[str, dict[str, Any]]  # the page, and rows of the ledger by name
+
+
+def run(config: Experiment, inputs: Inputs, out: Path) -> Made:
+    out.mkdir()
+    stage.run(Job("dit-digits", config, "", inputs, out, out / "state"))
+    content = json.loads((out / "ledger.json").read_text())
+    return (out / "report.html").read_text(), {row["name"]: row for row in content["rows"]}
+
+
+@pytest.fixture(scope="module")
+def inputs(desk: Experiment, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    return make_inputs(desk, digits_folder, tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="module")
+def first(desk: Experiment, inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Made]:
+    out = tmp_path_factory.mktemp("report") / "first"
+    return out, run(desk, inputs, out)
+
+
+@pytest.fixture(scope="module")
+def page(first: tuple[Path, Made]) -> str:
+    return first[1][0]
+
+
+@pytest.fixture(scope="module")
+def rows(first: tuple[Path, Made]) -> dict[str, Any]:
+    return first[1][1]
+
+
+def test_the_page_is_one_file_without_links_outside(page: str) -> None:
+    assert len(page) < 4_000_000
+    assert "<script" not in page
+    outside = [link for link in re.findall(r'(?:href|src)="([^"]*)"', page) if not link.startswith(("#", "data:"))]
+    assert outside == []
+
+
+def test_ids_are_unique_and_links_inside_have_an_end(page: str) -> None:
+    ids = re.findall(r'\bid="([^"]*)"', page)
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in re.findall(r'href="(#[^"]*)"', page)} <= set(ids)
+
+
+def test_the_same_inputs_give_the_same_bytes(desk: Experiment, inputs: Inputs, first: tuple[Path, Made], tmp_path: Path) -> None:
+    run(desk, inputs, tmp_path / "second")
+    files = sorted(path.name for path in first[0].iterdir())
+    assert files == ["ledger.json", "report.html", "transfer-batch-size.svg", "transfer-steps.svg", "transfer-width.svg"]
+    for name in files:
+        assert (first[0] / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
+
+
+def test_every_claim_gets_the_verdict_of_its_evidence(rows: dict[str, Any]) -> None:
+    verdicts = {name: row["verdict"] for name, row in rows.items()}
+    assert verdicts["rules"] == "reproduced"
+    assert verdicts["drift-mup-width"] == verdicts["drift-sp-width"] == "reproduced"
+    assert rows["drift-sp-width"]["value"] == pytest.approx(-1, abs=0.1)
+    assert verdicts["regret-mup"] == "reproduced"
+    assert rows["regret-sp"]["ours"] == "diverges"
+    assert verdicts["speedup-sp-published"] == "reproduced"
+    assert rows["speedup-sp-tuned"]["value"] < 1
+    assert verdicts["frechet-distance"] == "reproduced"
+    assert [name for name, verdict in verdicts.items() if verdict == "not run"] == ["dit-xl", "pixart", "mmdit"]
+
+
+def test_rows_say_what_their_evidence_cost(desk: Experiment, rows: dict[str, Any]) -> None:
+    row = rows["speedup-sp-published"]
+    assert len(row["artefacts"]) == 2 * len(desk.train.seeds)
+    assert row["cost"] == {"flops": 10**12 * len(row["artefacts"]), "core_seconds": 3.0 * len(row["artefacts"])}
+    assert rows["mmdit"]["cost"] is None
+
+
+def test_a_diverged_arm_is_shown_as_such(desk: Experiment, digits_folder: Path, tmp_path: Path) -> None:
+    page, rows = run(desk, make_inputs(desk, digits_folder, tmp_path, diverged=("sp-tuned",)), tmp_path / "out")
+    assert rows["speedup-sp-tuned"]["ours"] == "no factor"
+    assert f"seed 0 at step {desk.train.steps // 2 + 1}" in page
+    assert "no factor against sp-tuned" in page
