@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -18,12 +19,22 @@ def commit(workspace: Workspace, message: str) -> None:
     workspace.run("git", "-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "--quiet", "--message", message)
 
 
+@pytest.fixture(scope="module")
+def recorded_once(finished_once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished project in Git whose results `dvc repro` has recorded."""
+    path = tmp_path_factory.mktemp("recorded") / "project"
+    shutil.copytree(finished_once, path, symlinks=True)
+    workspace = Workspace(path)
+    workspace.run("git", "init", "--quiet")
+    workspace.run("dvc", "repro")
+    commit(workspace, "results")
+    return path
+
+
 @pytest.fixture
-def repository(finished: Workspace) -> Workspace:
-    finished.run("git", "init", "--quiet")
-    finished.run("dvc", "repro")
-    commit(finished, "results")
-    return finished
+def repository(recorded_once: Path, tmp_path: Path) -> Workspace:
+    shutil.copytree(recorded_once, tmp_path / "project", symlinks=True)
+    return Workspace(tmp_path / "project")
 
 
 def test_results_of_snakemake_are_recorded_without_running_anything_again(repository: Workspace) -> None:

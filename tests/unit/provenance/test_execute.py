@@ -188,18 +188,18 @@ def test_a_stage_must_write_something(project: Project) -> None:
 def test_state_is_outside_results_and_survives(project: Project) -> None:
     def resume(job: Job) -> dict[str, Any]:
         job.state.mkdir(parents=True, exist_ok=True)
-        count = len(list(job.state.iterdir()))
-        (job.state / str(count)).touch()
-        if count == 0:
+        progress = job.state / "progress"
+        if not progress.exists():
+            progress.write_text("half")
             raise RuntimeError("killed")
-        (job.out / "count.json").write_text(str(count))
+        (job.out / "found.json").write_text(progress.read_text())
         return {}
 
     project.run = resume
     with pytest.raises(RuntimeError):
         project.make("data")
     project.make("data")
-    assert Path("results/smoke/data/count.json").read_text() == "1"
+    assert Path("results/smoke/data/found.json").read_text() == "half"
     assert not Path("state/smoke/data").is_relative_to("results")
 
 
