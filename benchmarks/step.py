@@ -42,8 +42,8 @@ def main() -> None:
 
 def _compare(section: ModelSection, width: int, batch: int, steps: int, peak: float) -> None:
     ours, theirs = build(section, width), _diffusers(section, width)
-    x, t = torch.randn(batch, section.channels, section.image_size, section.image_size), torch.randint(0, 1000, (batch,))
-    y, noise = torch.randint(0, section.num_classes, (batch,)), torch.randn(batch, section.channels, section.image_size, section.image_size)
+    x, noise = torch.randn(2, batch, section.channels, section.image_size, section.image_size)
+    t, y = torch.randint(0, 1000, (batch,)), torch.randint(0, section.num_classes, (batch,))
     steppers = [
         _stepper(ours, lambda: ours(x, t, y), noise),
         _stepper(theirs, lambda: theirs(x, timestep=t, class_labels=y).sample, noise),

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support import ROOT
 
 from mudit.config.load import load
 from mudit.config.schema import Experiment
 from mudit.data.reader import LatentStore
 from mudit.stages import Job
+from support import ROOT
+
 
 @pytest.fixture(scope="session")
 def desk() -> Experiment:

@@ -1,1 +1,1 @@
-"""The one configuration: typed sections (`schema`), strict loading (`load`) and generated documents (`export`). Imports no torch."""
+"""The one configuration: typed sections (`schema`), strict loading (`load`), generated documents (`export`). Imports no torch."""

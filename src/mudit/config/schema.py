@@ -261,7 +261,9 @@ class Experiment(Section):
                 if width % self.model.head_dim:
                     raise ValueError(f"{where}: width {width} is not a multiple of model.head_dim {self.model.head_dim}")
         if self.transfer.proxy_width not in self.sweep.widths.width:
-            raise ValueError(f"transfer.proxy_width {self.transfer.proxy_width} is not in sweep.widths.width {self.sweep.widths.width}")
+            raise ValueError(
+                f"transfer.proxy_width {self.transfer.proxy_width} is not one of sweep.widths {self.sweep.widths.width}"
+            )
         for seed in self.sample.train_seeds:
             if seed not in self.train.seeds:
                 raise ValueError(f"sample.train_seeds: {seed} is not in train.seeds {self.train.seeds}")

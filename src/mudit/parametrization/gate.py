@@ -73,8 +73,8 @@ def judge(results: dict[str, dict[str, Any]]) -> str | None:
     if results["mup"]["failed"]:
         worst = results["mup"]["worst"]
         return (
-            f"{results['mup']['failed']} of {len(results['mup']['slopes'])} slopes under muP are not flat, worst {worst['probe']} of "
-            f"{worst['name']} at step {worst['step']}: {worst['slope']:+.2f} per doubling of width"
+            f"{results['mup']['failed']} of {len(results['mup']['slopes'])} slopes under muP are not flat, worst "
+            f"{worst['probe']} of {worst['name']} at step {worst['step']}: {worst['slope']:+.2f} per doubling of width"
         )
     if not results["sp"]["failed"]:
         return "the negative control (SP) passed too, so the check cannot tell right from wrong; raise coordcheck.log2_lr or steps"

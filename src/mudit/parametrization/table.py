@@ -1,4 +1,4 @@
-"""The parametrization of one model at one width: a row per trainable parameter. Written into checkpoints, printed by `mudit params`."""
+"""The parametrization of one model at one width: a row per trainable parameter, kept beside its weights."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def certify(experiment: str, sweep: SweepSection, select: SelectSection, curves:
 
 
 def _axis_points(sweep: SweepSection, scheme: str) -> dict[AxisName, list[tuple[int, Setting, int]]]:
-    """Axis -> (value, setting, horizon). The sweep at the target's width extends the width axis where it matches its batch and steps."""
+    """Axis -> (value, setting, horizon). The sweep at the target's width extends the width axis if batch and steps match."""
     widths, batches, steps, tuned = sweep.widths, sweep.batch_sizes, sweep.steps, sweep.tuned
     width_values = list(widths.width)
     if scheme in tuned.schemes and (tuned.batch_size, tuned.steps) == (widths.batch_size, widths.steps):
@@ -164,9 +164,7 @@ def _axis(
     )
 
 
-def _settings(
-    points: list[tuple[int, Setting, int]], curves: Curves, seeds: list[int], confidence: float
-) -> list[SettingResult]:
+def _settings(points: list[tuple[int, Setting, int]], curves: Curves, seeds: list[int], confidence: float) -> list[SettingResult]:
     optima = [_optimum(setting, horizon, curves[setting][horizon], seeds) for _, setting, horizon in points]
     intervals = pooled_intervals([list(optimum.vertices.values()) for optimum in optima], confidence)
     return [
@@ -193,8 +191,8 @@ def _optimum(setting: Setting, horizon: int, curve: Curve, seeds: list[int]) -> 
         raise GridEdgeError(f"{setting.name}, {horizon} steps: {error}; lower sweep.log2_lr_min") from None
     if optimum.at_edge:
         raise GridEdgeError(
-            f"{setting.name}, {horizon} steps: the best log2 lr {optimum.best:g} is the edge of the grid, so the optimum is unknown; "
-            f"widen sweep.log2_lr_min and sweep.log2_lr_max"
+            f"{setting.name}, {horizon} steps: the best log2 lr {optimum.best:g} is the edge of the grid, so the optimum is "
+            f"unknown; widen sweep.log2_lr_min and sweep.log2_lr_max"
         )
     return optimum
 

@@ -40,7 +40,9 @@ def transfer(config: Experiment, certificate: Certificate, arm_name: str) -> Hyp
         log2_lr, certified = setting.best_log2_lr, axis.verdict == "transfers"
         source = f"best of the proxy {setting.setting} at {setting.steps} steps; width axis: {axis.verdict}"
         if not certified:
-            log.warning("%s: the certificate says %r across widths; the transfer goes on and the report says so", arm_name, axis.verdict)
+            log.warning(
+                "%s: %r across widths, says the certificate; the transfer goes on and is reported so", arm_name, axis.verdict
+            )
     elif arm.log2_lr == "tuned":
         tuned = certificate.tuned[arm.scheme]
         log2_lr, source = tuned.best_log2_lr, f"best of its own sweep {tuned.setting} at {tuned.steps} steps"

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class TrialRecord(BaseModel):
-    """One run. `losses` maps a horizon (steps) to {"mse", "vb"} on the fixed validation set and "train" (mean of the last steps)."""
+    """One run. `losses`: horizon (steps) -> "mse" and "vb" on the fixed validation set, "train" (mean of the last steps)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

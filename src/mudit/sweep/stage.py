@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mudit.data.reader import LatentStore
@@ -43,15 +44,16 @@ def run(job: Job) -> dict[str, object]:
         seeds=tuple(config.sweep.seeds),
     )
 
-    def new_group(members: list[Member]) -> TrialGroup:
+    def new_group(members: Sequence[Member]) -> TrialGroup:
         return TrialGroup(config, store, table, members, setting.batch_size)
 
-    size, spent, timings = 0, 0, {}
+    size, spent = 0, 0
+    timings: dict[int, float] = {}
     with progress(0, setting.name) as bar:
         while wanted := next_trials(grid, journal.losses(horizons), horizons):
             members = [Member(log2_lr, seed) for log2_lr, seed in wanted]
             if not size:
-                size, timings = measure_group_size(lambda count, m=members: new_group(m[:count]), len(members))
+                size, timings = measure_group_size(new_group, members)
                 log.info("%s: %d trials at once is fastest: %s ms per trial and step", setting.name, size, _milliseconds(timings))
             bar.extend(len(members) * horizons[-1])
             for start in range(0, len(members), size):

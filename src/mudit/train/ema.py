@@ -1,4 +1,4 @@
-"""Exponential moving average of weights: ema <- decay * ema + (1 - decay) * weights, each step, from a copy of the first weights."""
+"""Exponential moving average of weights: ema <- decay * ema + (1 - decay) * weights after each step, from a copy at the start."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Ema:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
         self._decay = decay
-        self._averages = list(self.model.parameters())
+        self._averages = [parameter.detach() for parameter in self.model.parameters()]
         self._weights = [parameter.detach() for parameter in model.parameters()]
 
     def update(self) -> None:

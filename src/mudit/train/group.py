@@ -114,16 +114,18 @@ class TrialGroup:
         return Batch(*(torch.stack(tensors) for tensors in zip(*(batches[m.seed] for m in self.members), strict=True)))
 
 
-def measure_group_size(make: Callable[[int], TrialGroup], count: int, *, steps: int = 3) -> tuple[int, dict[int, float]]:
+def measure_group_size(
+    make: Callable[[Sequence[Member]], TrialGroup], members: Sequence[Member], *, steps: int = 3
+) -> tuple[int, dict[int, float]]:
     """How many trials to pack: seconds per trial and step at sizes 1, half and all, on this machine, for this shape.
 
     Results do not depend on the choice (a packed trial equals its solo run), so it may follow a noisy clock.
     Returns the fastest size and all measurements.
     """
-    sizes = sorted({1, max(1, count // 2), count})
+    sizes = sorted({1, max(1, len(members) // 2), len(members)})
     seconds = {}
     for size in sizes:
-        group = make(size)
+        group = make(members[:size])
         group.step(0)  # allocations and first-call set-up stay out of the figure
         start = time.perf_counter()
         for step in range(1, 1 + steps):

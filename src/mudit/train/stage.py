@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run(job: Job) -> dict[str, object]:
-    """Write weights, their average, `model.json`, `parametrization.json`, `history.jsonl` and `run.json` (status, learning rate)."""
+    """Write weights, their average, `model.json`, `parametrization.json`, `history.jsonl` and `run.json` (status, rate)."""
     config, target = job.config, Target.parse(job.key)
     chosen = Hyperparameters.read(job.inputs[f"transfer/{target.arm}"])
     store = LatentStore.open(job.inputs["data"])

@@ -1,4 +1,4 @@
-"""Finished weights of a target run: `model.json` says how to rebuild the module, `ema.safetensors` and `weights.safetensors` fill it."""
+"""Finished weights of a target run: `model.json` says how to rebuild the module, the safetensors files fill it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _FILES = {"ema": "ema.safetensors", "raw": "weights.safetensors"}
 def save_weights(folder: Path, model: nn.Module, ema: nn.Module, description: dict[str, Any]) -> None:
     """`description` must name "scheme", "width" and "parametrization" (the table's digest)."""
     for which, module in (("raw", model), ("ema", ema)):
-        save_tensors({name: parameter.detach().contiguous() for name, parameter in module.named_parameters()}, folder / _FILES[which])
+        tensors = {name: parameter.detach().contiguous() for name, parameter in module.named_parameters()}
+        save_tensors(tensors, folder / _FILES[which])
     (folder / "model.json").write_text(json.dumps(description, indent=1, sort_keys=True) + "\n")
 
 

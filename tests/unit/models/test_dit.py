@@ -59,7 +59,12 @@ def test_long_sequences_take_the_fused_kernel_and_agree():
 
 
 @settings(deadline=None, max_examples=25)
-@given(side=st.integers(1, 4), patch=st.sampled_from([1, 2, 4]), channels=st.integers(1, 4), lead=st.lists(st.integers(1, 3), max_size=2))
+@given(
+    side=st.integers(1, 4),
+    patch=st.sampled_from([1, 2, 4]),
+    channels=st.integers(1, 4),
+    lead=st.lists(st.integers(1, 3), max_size=2),
+)
 def test_unpatchify_inverts_cutting_into_patches(side, patch, channels, lead):
     image = torch.randn(*lead, channels, side * patch, side * patch)
     tokens = image.unflatten(-2, (side, patch)).unflatten(-1, (side, patch))  # ..., c, rows, p, columns, p

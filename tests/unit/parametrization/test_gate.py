@@ -20,9 +20,10 @@ from support import changed
 
 def _slopes(config: Experiment, store: LatentStore, subject: Subject) -> list[Slope]:
     check = config.coordcheck
-    measurements = [
-        measurement for width in check.widths for seed in check.seeds for measurement in measure(config, store, subject, width, seed)
-    ]
+    measurements = []
+    for width in check.widths:
+        for seed in check.seeds:
+            measurements += measure(config, store, subject, width, seed)
     return fit_slopes(measurements, check.tolerance, check.confidence)
 
 

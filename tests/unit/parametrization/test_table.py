@@ -50,7 +50,7 @@ def test_mup_table_agrees_with_the_published_code_tensor_by_tensor(imagenet_mode
     for row in table.rows:
         fact = next(fact for fact in MUP_FACTS if fnmatchcase(row.name, fact[0]))
         used.add(fact[0])
-        pattern, shape, infinite, std, lr, decay, forward = fact
+        _, shape, infinite, std, lr, decay, forward = fact
         assert shape is None or row.shape == shape, row.name
         assert row.infinite_dims == infinite, row.name
         assert row.init_std == pytest.approx(std, rel=1e-12), row.name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import pytest
-from support import changed
 
 from mudit.errors import ConfigError, GridEdgeError
 from mudit.runs import Setting
@@ -13,6 +12,7 @@ from mudit.select.certificate import Certificate, certify
 from mudit.select.hyperparameters import Hyperparameters
 from mudit.select.transfer_stage import transfer
 from mudit.sweep.settings import settings
+from support import changed
 
 SEEDS = (0, 1, 2)
 
@@ -56,7 +56,7 @@ def test_regret_is_what_the_first_settings_rate_costs_at_the_last(desk):
     certificate = certify("dit-digits", desk.sweep, desk.select, _curves(desk, centre))
     assert certificate.axis("width", "mup").regret.relative == pytest.approx(0)
     regret = certificate.axis("width", "sp").regret
-    # SP: best -7 at width 16, optimum -8.5 at 128 where the nearest grid points cost 0.25 each and -7 costs 2.25 (in units of 0.01)
+    # SP: best -7 at width 16; at 128 the optimum is -8.5, where the nearest grid points cost 0.25 and -7 costs 2.25 (units of 0.01)
     assert regret.log2_lr == -7.0 and regret.relative == pytest.approx(0.01 * (2.25 - 0.25) / 0.1325, rel=0.05)
     assert regret.seeds == 3 and regret.interval is not None
 
@@ -74,7 +74,8 @@ def test_an_optimum_on_the_edge_is_an_error_that_names_the_setting(desk):
     curve = curves[Setting("mup", 64, 64)][200]
     for point in [point for point in curve if point < -7]:
         del curve[point]
-    with pytest.raises(GridEdgeError, match=r"mup_w64_b64, 200 steps: the best log2 lr -7 is the edge of the grid.*sweep.log2_lr_min"):
+    edge = r"mup_w64_b64, 200 steps: the best log2 lr -7 is the edge of the grid.*sweep.log2_lr_min"
+    with pytest.raises(GridEdgeError, match=edge):
         certify("dit-digits", desk.sweep, desk.select, curves)
 
 

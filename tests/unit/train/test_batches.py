@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from support import changed
 
-from mudit.train.batches import BatchStream
-from mudit.train.validation import ValidationSet, validation_loss
+from mudit.models.registry import build
 from mudit.parametrization.apply import parametrize
 from mudit.parametrization.table import table_for
-from mudit.models.registry import build
+from mudit.train.batches import BatchStream
+from mudit.train.validation import ValidationSet, validation_loss
+from support import changed
 
 
 def _stream(desk, digits, **options):
@@ -27,7 +27,9 @@ def test_an_epoch_visits_every_image_once(desk, digits):
 def test_batches_across_an_epoch_boundary_go_on_with_the_next_order(desk, digits):
     """Whatever the batch size, the sequence of images is the same."""
     small, large = _stream(desk, digits, batch_size=25), _stream(desk, digits, batch_size=700)
-    assert torch.equal(torch.cat([small._indices(step) for step in range(140)]), torch.cat([large._indices(step) for step in range(5)]))
+    assert torch.equal(
+        torch.cat([small._indices(step) for step in range(140)]), torch.cat([large._indices(step) for step in range(5)])
+    )
 
 
 def test_a_step_can_be_drawn_out_of_order(desk, digits):

@@ -10,8 +10,8 @@ import copy
 
 import pytest
 import torch
-from support import changed
 
+from mudit.diffusion.gaussian import GaussianDiffusion
 from mudit.errors import ParametrizationError
 from mudit.models.registry import build
 from mudit.parametrization.apply import attach_multipliers, parameter_groups, parametrize
@@ -19,7 +19,7 @@ from mudit.parametrization.table import table_for
 from mudit.train.batches import BatchStream
 from mudit.train.group import Member, TrialGroup, measure_group_size
 from mudit.train.packed import pack, unpack_into
-from mudit.diffusion.gaussian import GaussianDiffusion
+from support import changed
 
 STEPS, BATCH = 12, 16
 
@@ -111,5 +111,5 @@ def test_a_layer_without_a_packed_form_is_named():
 def test_the_measured_group_size_is_one_of_the_candidates(desk, digits):
     table = table_for(desk.model, 16, "mup")
     members = [Member(-8 + index, 0) for index in range(4)]
-    size, seconds = measure_group_size(lambda count: TrialGroup(desk, digits, table, members[:count], BATCH), 4, steps=1)
+    size, seconds = measure_group_size(lambda some: TrialGroup(desk, digits, table, some, BATCH), members, steps=1)
     assert set(seconds) == {1, 2, 4} and seconds[size] == min(seconds.values())

@@ -1,4 +1,4 @@
-"""Exact resume, shown by killing: SIGKILL at random steps, SIGTERM, a damaged checkpoint. Final weights must be equal bit for bit."""
+"""Exact resume, shown by killing: SIGKILL at random steps, SIGTERM, a damaged checkpoint. Weights must be equal bit for bit."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from support import ROOT
 
 SCRIPT = """
