@@ -29,7 +29,7 @@ $(INSTALLED):
 
 reproduce: setup
 	@start=$$SECONDS; \
-	$(BIN)/snakemake --cores all --quiet host reason; \
+	$(BIN)/snakemake --cores all --nolock --quiet host reason; \
 	echo "The workflow took $$(( SECONDS - start )) seconds. Reports:"; \
 	ls -1 results/*/report/report.html
 
