@@ -193,7 +193,7 @@ def test_a_killed_job_leaves_the_workflow_able_to_go_on(clone: Workspace) -> Non
 
 
 def test_a_killed_engine_goes_on_with_the_same_command(clone: Workspace) -> None:
-    """SIGKILL to Snakemake and its jobs. Artefacts are whole or absent; Snakemake's own lock would stay, so `make` does not use it."""
+    """SIGKILL to Snakemake and its jobs. Artefacts are whole or absent; its own lock would stay, so `make` does not use it."""
     process = clone.start("snakemake", "--cores", "2", "--", "extractor@smoke")
     deadline = time.monotonic() + 120
     while not (clone.path / "results/smoke/data/manifest.json").exists() and time.monotonic() < deadline:

@@ -1,7 +1,7 @@
 """DiT (Peebles & Xie 2023): class-conditional diffusion transformer with adaLN modulation. Architecture only.
 
 Parameter names follow the published checkpoints, so that weights can be exchanged. Initialisation, learning rates and the
-readout's multiplier are applied from outside by `mudit.parametrization`.
+readout's multiplier are applied from outside, by the parametrization.
 
 Legend: B batch, N tokens, D width, C channels, h w latent height and width; `...` leading dimensions (batch, or trials and batch).
 """
@@ -12,7 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mudit.models.blocks import Attention, LabelEmbedder, Mlp, PatchEmbed, TimestepEmbedder, modulate, position_embedding, unpatchify
+from mudit.models.blocks import (
+    Attention,
+    LabelEmbedder,
+    Mlp,
+    PatchEmbed,
+    TimestepEmbedder,
+    modulate,
+    position_embedding,
+    unpatchify,
+)
 
 _NORM_EPS = 1e-6
 

@@ -36,6 +36,8 @@ def initialise(model: nn.Module, table: ParameterTable, seed: int) -> None:
 
 def draw(row: Row, seed: int, name: str) -> Tensor:
     """The initial value of one parameter, float32 on the CPU."""
+    if row.init_distribution == "ones":
+        return torch.ones(row.shape)
     if row.init_std == 0.0:
         return torch.zeros(row.shape)
     generator = torch.Generator().manual_seed(torch_seed(seed, f"init/{name}"))

@@ -3,12 +3,12 @@
 Three probes of one parametrization (Yang et al. 2022, appendix D.1; paper, appendix on coordinate checks):
   size    rms of every module's output and of the attention logits, at init and after each step
   update  rms of what a layer's own training changed: its present weights on its inputs at init, minus its output at init; so one
-          layer's wrong learning rate is not hidden by what the right ones change before it
+          layer's wrong learning rate is not hidden by what the right ones change before it (tables: how far they moved)
   decay   the share by which one optimizer step without gradients shrinks each weight, under a probe weight decay: activations
           hardly show a wrong weight-decay rule (known from mup's own users), this shows it exactly
 A slope is d log2 rms / d log2 width over all widths and seeds, with a Student interval. muP keeps all of them near zero.
 
-Legend: B batch, N tokens, H heads, D width.
+Legend: B batch.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from mudit.config.schema import Experiment
+from mudit.config.schema import CoordCheckSection, Experiment, OptimizerSection
 from mudit.data.reader import LatentStore
 from mudit.diffusion.gaussian import GaussianDiffusion
-from mudit.models.blocks import Attention
+from mudit.models.blocks import HasLogits
 from mudit.parametrization.apply import parameter_groups, parametrize
 from mudit.parametrization.table import ParameterTable
 from mudit.select.optimum import slope_interval
 from mudit.train.batches import BatchStream
 
 Probe = Literal["size", "update", "decay"]
+Objective = Callable[[nn.Module], Tensor]  # a model's mean loss on one fixed batch, by one forward pass
 _PROBE_DECAY = 1.0
 _SILENT = 1e-12  # rms below which a signal is zero by design (zero-initialised readout, closed gates)
 
@@ -69,35 +70,49 @@ class Slope:
 
 
 def measure(config: Experiment, store: LatentStore, subject: Subject, width: int, seed: int) -> list[Measurement]:
+    """`measure_objective` on the experiment's own first training batch and published diffusion loss."""
+    stream = BatchStream(
+        store.split("train"),
+        config.diffusion,
+        batch_size=config.coordcheck.batch_size,
+        seed=seed,
+        num_classes=config.model.num_classes,
+    )
+    batch, process = stream.at(0), GaussianDiffusion.linear(config.diffusion)
+    xt = process.noised(batch.x0_BChw, batch.t_B, batch.noise_BChw)
+
+    def objective(model: nn.Module) -> Tensor:
+        mse_B, vb_B = process.losses(model(xt, batch.t_B, batch.y_B), batch.x0_BChw, xt, batch.t_B, batch.noise_BChw)
+        return (mse_B + vb_B).mean()
+
+    return measure_objective(config.coordcheck, config.optimizer, objective, subject, width, seed)
+
+
+def measure_objective(
+    check: CoordCheckSection, optimizer_section: OptimizerSection, objective: Objective, subject: Subject, width: int, seed: int
+) -> list[Measurement]:
     """Train one model for the configured steps on one fixed batch and record every module before each step and after the last."""
-    check = config.coordcheck
     table = subject.table(width)
     model = parametrize(subject.build(width), table, seed)
     lr = 2.0**check.log2_lr
     measurements = _decay(model, table, lr, width, seed)
-    stream = BatchStream(
-        store.split("train"), config.diffusion, batch_size=check.batch_size, seed=seed, num_classes=config.model.num_classes
-    )
-    batch, process = stream.at(0), GaussianDiffusion.linear(config.diffusion)
-    xt = process.noised(batch.x0_BChw, batch.t_B, batch.noise_BChw)
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, table, lr=lr, weight_decay=config.optimizer.weight_decay),
-        betas=config.optimizer.betas,
-        eps=config.optimizer.eps,
+        parameter_groups(model, table, lr=lr, weight_decay=optimizer_section.weight_decay),
+        betas=optimizer_section.betas,
+        eps=optimizer_section.eps,
         fused=True,
     )
     initial: Recorder | None = None
     for step in range(check.steps + 1):
         with Recorder(model) as recorder:
-            output = model(xt, batch.t_B, batch.y_B)
+            loss = objective(model)
         initial = initial or recorder
         sizes = {name: _rms(value) for name, value in recorder.outputs.items()}
         updates = {name: _rms(value) for name, value in initial.updates().items()} if step else {}
         measurements += [Measurement("size", name, step, width, seed, value) for name, value in sizes.items()]
         measurements += [Measurement("update", name, step, width, seed, value) for name, value in updates.items()]
-        mse_B, vb_B = process.losses(output, batch.x0_BChw, xt, batch.t_B, batch.noise_BChw)
         optimizer.zero_grad(set_to_none=True)
-        (mse_B + vb_B).mean().backward()
+        loss.backward()
         optimizer.step()
     return measurements
 
@@ -123,66 +138,68 @@ def fit_slopes(measurements: list[Measurement], tolerance: float, confidence: fl
 
 
 class Recorder:
-    """While active, keeps the output of every module that computes one tensor, the logits of every attention, and the inputs of
-    the layers that own parameters."""
+    """While active, keeps the outputs of every module, the logits of every attention, the tables that blocks hold themselves, and
+    the inputs of the layers that own parameters."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
         self._inputs: dict[str, Tensor] = {}
+        self._layers = {name for name, module in model.named_modules() if _is_layer(module)}
+        owners = {name: name.rpartition(".")[0] for name, _ in model.named_parameters()}
+        self._tables = [name for name, owner in owners.items() if owner not in self._layers]
         self.outputs: dict[str, Tensor] = {}
 
     def __enter__(self) -> Recorder:
         for name, module in self._model.named_modules():
-            if isinstance(module, nn.Sequential | nn.ModuleList):
-                continue
-            owns_parameters = next(module.parameters(recurse=False), None) is not None
-            self._handles.append(module.register_forward_hook(self._keep(name or "output", owns_parameters)))
-            if isinstance(module, Attention):
-                self._handles.append(module.qkv.register_forward_hook(self._keep_logits(f"{name}.logits", module.heads)))
+            if not isinstance(module, nn.Sequential | nn.ModuleList):
+                self._handles.append(module.register_forward_hook(self._keep(name or "output", name in self._layers)))
         return self
 
+    @torch.no_grad()
     def __exit__(self, *exception: object) -> None:
         for handle in self._handles:
             handle.remove()
+        self.outputs |= self._logits(self.outputs)
+        self.outputs |= {name: self._model.get_parameter(name).detach().clone() for name in self._tables}
 
     @torch.no_grad()
     def updates(self) -> dict[str, Tensor]:
-        """Each layer's present weights on the recorded inputs, minus the recorded outputs; for attentions also of the logits."""
-        changes = {}
-        for name, value in self._inputs.items():
-            present = self._model.get_submodule(name).forward(value)
-            changes[name] = present - self.outputs[name]
-            attention_name, _, leaf = name.rpartition(".")
-            attention = self._model.get_submodule(attention_name)
-            if leaf == "qkv" and isinstance(attention, Attention):
-                logits = f"{attention_name}.logits"
-                changes[logits] = _logits(present, attention.heads) - self.outputs[logits]
-        return changes
+        """Each layer's present weights on the recorded inputs, minus the recorded outputs; also of the logits and tables."""
+        present = {name: self._model.get_submodule(name).forward(value) for name, value in self._inputs.items()}
+        present |= self._logits(present)
+        present |= {name: self._model.get_parameter(name) for name in self._tables}
+        return {name: value - self.outputs[name] for name, value in present.items()}
 
-    def _keep(self, name: str, owns_parameters: bool) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            self.outputs[name] = output.detach()
-            if owns_parameters:
+    def _keep(self, name: str, is_layer: bool) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if isinstance(output, Tensor):
+                self.outputs[name] = output.detach()
+            else:
+                parts = enumerate(part for part in output if isinstance(part, Tensor) and part.is_floating_point())
+                self.outputs |= {f"{name}.{index}": part.detach() for index, part in parts}
+            if is_layer:
                 self._inputs[name] = inputs[0].detach()
 
         return hook
 
-    def _keep_logits(self, name: str, heads: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], qkv: Tensor) -> None:
-            self.outputs[name] = _logits(qkv.detach(), heads)
+    def _logits(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Logits of every attention from the outputs of its layers."""
+        logits = {}
+        for name, module in self._model.named_modules():
+            if isinstance(module, HasLogits):
+                layers = [f"{name}.{layer}" for layer in module.logit_layers]
+                logits[f"{name}.logits"] = module.logits([outputs[layer] for layer in layers])
+        return logits
 
-        return hook
 
-
-def _logits(qkv: Tensor, heads: int) -> Tensor:
-    """qkv (B, N, 3D) -> q.k / sqrt(head_dim), (B, H, N, N)."""
-    q, k, _ = qkv.unflatten(-1, (3, heads, -1)).unbind(-3)  # each (B, N, H, D/H)
-    return torch.einsum("bnhd,bmhd->bhnm", q, k) * q.shape[-1] ** -0.5
+def _is_layer(module: nn.Module) -> bool:
+    """A module whose own parameters make its output from its input alone."""
+    return next(module.parameters(recurse=False), None) is not None and next(module.children(), None) is None
 
 
 def _decay(model: nn.Module, table: ParameterTable, lr: float, width: int, seed: int) -> list[Measurement]:
-    """Shrinkage of each weight in one step without gradients: lr multiplier times weight-decay multiplier, as the optimizer has it."""
+    """Shrinkage per weight in one step without gradients: lr times weight-decay multiplier, as the optimizer has them."""
     weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer = torch.optim.AdamW(parameter_groups(model, table, lr=lr, weight_decay=_PROBE_DECAY), fused=True)
     for parameter in model.parameters():

@@ -23,7 +23,6 @@ class Batch(NamedTuple):
     noise_BChw: Tensor  # standard normals, float32
     y_B: Tensor  # labels, int64; num_classes is the null class
 
-
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))

@@ -1,6 +1,7 @@
 """Pack K models of one shape into one module: parameters stacked as [K, ...], activations [K, B, ...], one kernel for K products.
 
-Any module whose own parameters live in the leaf types below, and whose forward accepts leading dimensions, can be packed. The
+Any module whose forward accepts leading dimensions can be packed if its parameters live in the leaf types below, or are bare ones
+that its class names in `bare_parameters` and broadcasts with `mudit.models.blocks.align`. The
 trials do not meet: every operation is elementwise, row-wise or batched over K, so a packed trial takes the steps of its solo run
 (tests/unit/train/test_packed.py states how closely).
 
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mudit.errors import ParametrizationError
-from mudit.models.blocks import PatchProjection
+from mudit.models.blocks import ImageConv, PatchProjection, align
 from mudit.parametrization.apply import InputMultiplier
 
 
@@ -30,39 +31,46 @@ class _LoopedLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x_KRI: Tensor, weight_KOI: Tensor, bias_KO: Tensor) -> Tensor:
+    def forward(ctx: Any, x_KRI: Tensor, weight_KOI: Tensor, bias_KO: Tensor | None) -> Tensor:
         ctx.save_for_backward(x_KRI, weight_KOI)
         y_KRO = x_KRI.new_empty(x_KRI.shape[0], x_KRI.shape[1], weight_KOI.shape[1])
-        for x_RI, weight_OI, bias_O, y_RO in zip(x_KRI, weight_KOI, bias_KO, y_KRO, strict=True):
-            torch.addmm(bias_O, x_RI, weight_OI.t(), out=y_RO)
+        for k, (x_RI, weight_OI, y_RO) in enumerate(zip(x_KRI, weight_KOI, y_KRO, strict=True)):
+            if bias_KO is None:
+                torch.mm(x_RI, weight_OI.t(), out=y_RO)
+            else:
+                torch.addmm(bias_KO[k], x_RI, weight_OI.t(), out=y_RO)
         return y_KRO
 
     @staticmethod
-    def backward(ctx: Any, grad_KRO: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_KRO: Tensor) -> tuple[Tensor | None, ...]:
         x_KRI, weight_KOI = ctx.saved_tensors
         grad_x = torch.empty_like(x_KRI) if ctx.needs_input_grad[0] else None
-        grad_weight, grad_bias = torch.empty_like(weight_KOI), grad_KRO.new_empty(grad_KRO.shape[0], grad_KRO.shape[2])
+        grad_weight = torch.empty_like(weight_KOI)
+        grad_bias = grad_KRO.new_empty(grad_KRO.shape[0], grad_KRO.shape[2]) if ctx.needs_input_grad[2] else None
         for k, grad_RO in enumerate(grad_KRO):
             if grad_x is not None:
                 torch.mm(grad_RO, weight_KOI[k], out=grad_x[k])
             torch.mm(grad_RO.t(), x_KRI[k], out=grad_weight[k])
-            torch.sum(grad_RO, 0, out=grad_bias[k])
+            if grad_bias is not None:
+                torch.sum(grad_RO, 0, out=grad_bias[k])
         return grad_x, grad_weight, grad_bias
 
 
 class PackedLinear(nn.Module):
     """K linear layers: x (K, ..., I) -> (K, ..., O). Plain products one by one on the CPU, one batched product elsewhere."""
 
-    def __init__(self, weight_KOI: Tensor, bias_KO: Tensor) -> None:
+    def __init__(self, weight_KOI: Tensor, bias_KO: Tensor | None) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight_KOI)
-        self.bias = nn.Parameter(bias_KO)
+        self.bias = None if bias_KO is None else nn.Parameter(bias_KO)
 
     def forward(self, x: Tensor) -> Tensor:
         k, *lead, size = x.shape
         x_KRI, weight_KOI = x.reshape(k, -1, size), self.weight.flatten(2)
         if x.device.type == "cpu":
             y_KRO = _LoopedLinear.apply(x_KRI, weight_KOI, self.bias)
+        elif self.bias is None:
+            y_KRO = torch.bmm(x_KRI, weight_KOI.transpose(1, 2))
         else:
             y_KRO = torch.baddbmm(self.bias.unsqueeze(1), x_KRI, weight_KOI.transpose(1, 2))
         return y_KRO.view(k, *lead, -1)
@@ -81,6 +89,63 @@ class PackedEmbedding(nn.Module):
         return F.embedding(labels_KB + offset_K1, self.weight.view(k * rows, width))
 
 
+class PackedNorm(nn.Module):
+    """K layer or RMS norms with gains over the last dimension: x (K, ..., D) -> the same. Bit for bit on the CPU, one by one."""
+
+    def __init__(self, norm: nn.LayerNorm | nn.RMSNorm, weight_KD: Tensor, bias_KD: Tensor | None) -> None:
+        super().__init__()
+        self.shape, self.eps, self.centred = norm.normalized_shape, norm.eps, isinstance(norm, nn.LayerNorm)
+        self.weight = nn.Parameter(weight_KD)
+        self.bias = None if bias_KD is None else nn.Parameter(bias_KD)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one_by_one(x) if x.device.type == "cpu" else self.at_once(x)
+
+    def one_by_one(self, x: Tensor) -> Tensor:
+        """Bit for bit the solo runs."""
+        biases = [None] * x.shape[0] if self.bias is None else self.bias.unbind(0)
+        return torch.stack([self._norm(*trial) for trial in zip(x.unbind(0), self.weight.unbind(0), biases, strict=True)])
+
+    def at_once(self, x: Tensor) -> Tensor:
+        """One kernel for all trials, then their gains."""
+        gain = align(self.weight, 1, x, 1)
+        normed = self._norm(x, None, None)
+        return normed * gain if self.bias is None else torch.addcmul(align(self.bias, 1, x, 1), normed, gain)
+
+    def _norm(self, x: Tensor, weight_D: Tensor | None, bias_D: Tensor | None) -> Tensor:
+        if self.centred:
+            return F.layer_norm(x, self.shape, weight_D, bias_D, self.eps or 0.0)
+        return F.rms_norm(x, self.shape, weight_D, self.eps)
+
+
+class PackedImageConv(nn.Module):
+    """K convolutions of whole images: x (K, ..., C, h, w) -> (K, ..., C', h, w), one by one on the CPU, grouped elsewhere."""
+
+    def __init__(self, conv: nn.Conv2d, weight_KOCkk: Tensor, bias_KO: Tensor) -> None:
+        super().__init__()
+        self.padding = conv.padding
+        self.weight = nn.Parameter(weight_KOCkk)
+        self.bias = nn.Parameter(bias_KO)
+
+    def forward(self, x: Tensor) -> Tensor:
+        k, *lead, c, h, w = x.shape
+        x_KBChw = x.reshape(k, -1, c, h, w)
+        y_KBChw = self.one_by_one(x_KBChw) if x.device.type == "cpu" else self.at_once(x_KBChw)
+        return y_KBChw.reshape(k, *lead, -1, h, w)
+
+    def one_by_one(self, x_KBChw: Tensor) -> Tensor:
+        """Bit for bit the solo runs."""
+        trials = zip(x_KBChw.unbind(0), self.weight.unbind(0), self.bias.unbind(0), strict=True)
+        return torch.stack([F.conv2d(*trial, padding=self.padding) for trial in trials])
+
+    def at_once(self, x_KBChw: Tensor) -> Tensor:
+        """One grouped convolution, trials as groups of channels."""
+        k = x_KBChw.shape[0]
+        stacked = x_KBChw.transpose(0, 1).flatten(1, 2)
+        y = F.conv2d(stacked, self.weight.flatten(0, 1), self.bias.flatten(), padding=self.padding, groups=k)
+        return y.unflatten(1, (k, -1)).transpose(0, 1)
+
+
 class PackedInputMultiplier:
     """A forward pre-hook that multiplies trial k's input by its own float."""
 
@@ -96,9 +161,10 @@ class PackedInputMultiplier:
 def pack(models: Sequence[nn.Module]) -> nn.Module:
     """One module that computes all `models` (same architecture) at once; inputs and outputs gain a leading K.
 
-    Weights are copied. Raises ParametrizationError for a module whose parameters are in a leaf that has no packed form.
+    Weights are copied. Raises ParametrizationError for a module whose parameters have no packed form.
     """
     packed = copy.deepcopy(models[0])
+    _stack_bare(packed, models, "the model")
     _replace_leaves(packed, models, prefix="")
     return packed
 
@@ -123,26 +189,47 @@ def trial_views(packed: nn.Module, count: int) -> list[dict[str, Tensor]]:
 def _replace_leaves(node: nn.Module, models: Sequence[nn.Module], prefix: str) -> None:
     for name, child in list(node.named_children()):
         path = f"{prefix}{name}"
-        if next(child.parameters(recurse=False), None) is None:
+        originals = [model.get_submodule(path) for model in models]
+        if hasattr(child, "bare_parameters") or next(child.parameters(recurse=False), None) is None:
+            _stack_bare(child, originals, path)
             _replace_leaves(child, models, f"{path}.")
             continue
-        originals = [model.get_submodule(path) for model in models]
         leaf = _pack_leaf(path, originals)
         _pack_hooks(leaf, originals)
         setattr(node, name, leaf)
 
 
+def _stack_bare(node: nn.Module, originals: Sequence[nn.Module], path: str) -> None:
+    """Stack the parameters that a module holds itself; its class must have named them, and so promised to broadcast them."""
+    declared = getattr(node, "bare_parameters", ())
+    for name, _ in list(node.named_parameters(recurse=False)):
+        if name not in declared:
+            raise _no_form(path, node)
+        setattr(node, name, nn.Parameter(torch.stack([getattr(original, name).detach() for original in originals])))
+
+
 def _pack_leaf(path: str, originals: Sequence[nn.Module]) -> nn.Module:
-    kind = type(originals[0])
+    first = originals[0]
 
     def stacked(name: str) -> Tensor:
         return torch.stack([getattr(module, name).detach() for module in originals])
 
-    if kind in (nn.Linear, PatchProjection) and originals[0].bias is not None:
-        return PackedLinear(stacked("weight"), stacked("bias"))
-    if kind is nn.Embedding:
+    def bias() -> Tensor | None:
+        return None if getattr(first, "bias", None) is None else stacked("bias")
+
+    if type(first) in (nn.Linear, PatchProjection):
+        return PackedLinear(stacked("weight"), bias())
+    if type(first) is nn.Embedding:
         return PackedEmbedding(stacked("weight"))
-    raise ParametrizationError(f"{path}: {kind.__name__} has no packed form; run this model's trials one after another")
+    if isinstance(first, nn.LayerNorm | nn.RMSNorm) and len(first.normalized_shape) == 1:
+        return PackedNorm(first, stacked("weight"), bias())
+    if type(first) is ImageConv:
+        return PackedImageConv(first, stacked("weight"), stacked("bias"))
+    raise _no_form(path, first)
+
+
+def _no_form(path: str, module: nn.Module) -> ParametrizationError:
+    return ParametrizationError(f"{path}: {type(module).__name__} has no packed form; run this model's trials one after another")
 
 
 def _pack_hooks(leaf: nn.Module, originals: Sequence[nn.Module]) -> None:

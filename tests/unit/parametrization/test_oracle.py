@@ -46,11 +46,7 @@ def pair(small_model):
 def test_learning_rate_and_weight_decay_of_every_parameter(pair, weight_decay):
     table, ours, oracle = pair
     groups = parameter_groups(ours, table, lr=LR, weight_decay=weight_decay)
-    mine = {
-        name: (group["lr"], group["weight_decay"])
-        for group in groups
-        for name in group["names"]
-    }
+    mine = {name: (group["lr"], group["weight_decay"]) for group in groups for name in group["names"]}
     names = {id(parameter): name for name, parameter in oracle.named_parameters()}
     theirs = {
         names[id(parameter)]: (group["lr"], group["weight_decay"])
