@@ -1,4 +1,4 @@
-# The page.
+# The page and its transfer figures, which Snakemake's own report shows too.
 rule report:
     input:
         inputs("report"),
@@ -9,6 +9,11 @@ rule report:
             caption="../report/page.rst",
             category="Report",
             labels={"experiment": "{experiment}"},
+        ),
+        report(
+            expand("results/{{experiment}}/report/transfer-{axis}.svg", axis=["width", "batch-size", "steps"]),
+            caption="../report/transfer.rst",
+            category="Transfer",
         ),
     log:
         "logs/report/{experiment}.log",
