@@ -13,7 +13,6 @@ from mudit.parametrization.table import table_for
 from mudit.runs import Target
 from mudit.select.hyperparameters import Hyperparameters
 from mudit.train.events import Events
-from mudit.train.throughput import Utilisation
 from mudit.train.trainer import RunSpec, Trainer
 from mudit.train.weights import save_weights
 
@@ -43,15 +42,14 @@ def run(job: Job) -> dict[str, object]:
     )
     trainer = Trainer(config, store, spec, job.state)
     trainer.resume()
-    utilisation = Utilisation(train_flops(config.model, spec.table.width, spec.batch_size), trainer.device)
     with (
         progress(spec.steps, target.name, unit="step", done=trainer.step) as bar,
         Events(job.state / "tensorboard", trainer.step) as events,
     ):
 
         def advance(loss: float) -> None:
-            share = utilisation.step()
-            bar.advance(1, loss=loss, images=f"{bar.per_second * spec.batch_size:.0f}/s", mfu=f"{share:.0%}")
+            images = f"{bar.per_second * spec.batch_size:.0f}/s"
+            bar.advance(1, loss=loss, images=images, mfu=f"{trainer.utilisation.share:.0%}")
 
         history = trainer.run(advance, events.record)
     save_weights(
@@ -77,7 +75,7 @@ def run(job: Job) -> dict[str, object]:
     }
     (job.out / "run.json").write_text(json.dumps(outcome, indent=1) + "\n")
     flops = train_flops(config.model, chosen.width, trainer.step * chosen.batch_size)
-    return {**outcome, "mfu": utilisation.so_far, "flops": flops, "device": trainer.device.type}
+    return {**outcome, "mfu": trainer.utilisation.share, "flops": flops, "device": trainer.device.type}
 
 
 def _identity(job: Job, target: Target, chosen: Hyperparameters, table: str, data: dict[str, Any]) -> str:

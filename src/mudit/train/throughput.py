@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 
 import torch
 
@@ -21,17 +23,25 @@ def matmul_peak(device: torch.device, *, size: int = 1024, repeats: int = 3) -> 
 
 
 class Utilisation:
-    """Model FLOPs per second over the peak, since the start of the run."""
+    """Model FLOPs of training steps over the time spent in them and the measured peak; validation and checkpoints are left out."""
 
     def __init__(self, flops_per_step: int, device: torch.device) -> None:
-        self._flops, self._peak = flops_per_step, matmul_peak(device)
-        self._start, self._steps, self.so_far = time.perf_counter(), 0, 0.0
+        self._flops_per_step, self._device, self._peak = flops_per_step, device, matmul_peak(device)
+        self._seconds, self._steps = 0.0, 0
 
-    def step(self) -> float:
-        """Count one step; returns the utilisation so far, 0 .. 1."""
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """Around one training step."""
+        start = time.perf_counter()
+        yield
+        _synchronize(self._device)
+        self._seconds += time.perf_counter() - start
         self._steps += 1
-        self.so_far = self._steps * self._flops / (time.perf_counter() - self._start) / self._peak
-        return self.so_far
+
+    @property
+    def share(self) -> float:
+        """Utilisation so far, 0 .. 1."""
+        return self._steps * self._flops_per_step / self._seconds / self._peak if self._steps else 0.0
 
 
 def _synchronize(device: torch.device) -> None:

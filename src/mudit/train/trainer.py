@@ -20,6 +20,7 @@ import torch
 from mudit.config.schema import Experiment
 from mudit.data.reader import LatentStore
 from mudit.diffusion.gaussian import GaussianDiffusion
+from mudit.models.flops import train_flops
 from mudit.models.registry import build
 from mudit.parametrization.apply import parameter_groups, parametrize
 from mudit.parametrization.table import ParameterTable
@@ -27,6 +28,7 @@ from mudit.train.batches import BatchStream
 from mudit.train.checkpoint import Checkpoint, CheckpointFolder
 from mudit.train.device import compute_device, matmul_precision
 from mudit.train.ema import Ema
+from mudit.train.throughput import Utilisation
 from mudit.train.validation import ValidationSet
 
 log = logging.getLogger(__name__)
@@ -87,6 +89,7 @@ class Trainer:
             seed=spec.seed,
             num_classes=config.model.num_classes,
         )
+        self.utilisation = Utilisation(train_flops(config.model, spec.table.width, spec.batch_size), self.device)
         self._checkpoints = CheckpointFolder(state / "checkpoints", identity=spec.identity, keep=spec.keep_checkpoints)
         self._stop_asked = False
 
@@ -97,7 +100,8 @@ class Trainer:
         """
         with _signals(self._ask_to_stop):
             while self.step < self.spec.steps and self.history.diverged_at is None:
-                loss = self._train_step()
+                with self.utilisation.step():
+                    loss = self._train_step()
                 advance(loss)
                 if self.step % self.spec.eval_every == 0 or self.step == self.spec.steps:
                     self._record(loss)

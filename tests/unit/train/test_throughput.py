@@ -1,0 +1,33 @@
+"""Utilisation counts training steps only, against a measured peak."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from mudit.train.throughput import Utilisation, matmul_peak
+
+CPU = torch.device("cpu")
+
+
+def test_the_peak_is_that_of_a_matmul():
+    flops, start = 2 * 1024**3, time.perf_counter()
+    peak = matmul_peak(CPU, repeats=2)
+    elapsed = time.perf_counter() - start
+    assert peak > 2 * flops / elapsed, "the best repeat is faster than the average of all"
+
+
+def test_only_time_inside_steps_counts(monkeypatch):
+    utilisation = Utilisation(1000, CPU)
+    clock = iter([10.0, 12.0, 100.0, 103.0])  # two steps, of two and three seconds
+    monkeypatch.setattr("mudit.train.throughput.time.perf_counter", lambda: next(clock))
+    for _ in range(2):
+        with utilisation.step():
+            pass
+    monkeypatch.undo()
+    assert utilisation.share == 2 * 1000 / 5.0 / utilisation._peak
+
+
+def test_before_the_first_step_there_is_none():
+    assert Utilisation(1000, CPU).share == 0.0
