@@ -42,25 +42,28 @@ def philox(counter_4: Sequence[Tensor], key: tuple[int, int]) -> list[Tensor]:
     return [c0, c1, c2, c3]
 
 
-def _words(seed: int, stream: str, step: int, samples_B: Tensor, count: int) -> Tensor:
-    """`count` 32-bit words for each sample, int64 [B, count]."""
+def _words(seed: int, stream: str, step: int | Tensor, samples_B: Tensor, count: int) -> Tensor:
+    """`count` 32-bit words for each sample, int64 [B, count]. `step` is one for all, or int64 [B]."""
     blocks = -(-count // 4)
     block = torch.arange(blocks, device=samples_B.device)
     samples = samples_B.to(torch.int64)[:, None]
-    step_tensor = torch.tensor(step, device=samples_B.device)
-    counter = (block[None, :], samples & _MASK, (samples >> 32) & _MASK, step_tensor & _MASK)
+    steps = torch.as_tensor(step, device=samples_B.device).reshape(-1, 1)
+    counter = (block[None, :], samples & _MASK, (samples >> 32) & _MASK, steps & _MASK)
     words = torch.stack(philox(counter, derive_key(seed, stream)), dim=-1)  # B, blocks, 4
     return words.flatten(1)[:, :count]
 
 
-def uniform(seed: int, stream: str, step: int, samples_B: Tensor, shape: Sequence[int] = ()) -> Tensor:
-    """Uniforms in (0, 1), float32 [B, *shape], one independent draw per (seed, stream, step, sample)."""
+def uniform(seed: int, stream: str, step: int | Tensor, samples_B: Tensor, shape: Sequence[int] = ()) -> Tensor:
+    """Uniforms in (0, 1), float32 [B, *shape], one independent draw per (seed, stream, step, sample).
+
+    `step` is one for all samples, or int64 [B]: draws of many steps at once are the same numbers.
+    """
     words = _words(seed, stream, step, samples_B, math.prod(shape))
     unit = ((words >> 8).to(torch.float32) + 0.5) / _MANTISSA
     return unit.view(samples_B.shape[0], *shape)
 
 
-def normal(seed: int, stream: str, step: int, samples_B: Tensor, shape: Sequence[int]) -> Tensor:
+def normal(seed: int, stream: str, step: int | Tensor, samples_B: Tensor, shape: Sequence[int]) -> Tensor:
     """Standard normals, float32 [B, *shape], by Box-Muller on the uniforms of (seed, stream, step, sample)."""
     count = math.prod(shape)
     words = _words(seed, stream, step, samples_B, 2 * ((count + 1) // 2))
@@ -71,7 +74,7 @@ def normal(seed: int, stream: str, step: int, samples_B: Tensor, shape: Sequence
     return both[:, :count].reshape(samples_B.shape[0], *shape)
 
 
-def integers(seed: int, stream: str, step: int, samples_B: Tensor, high: int) -> Tensor:
+def integers(seed: int, stream: str, step: int | Tensor, samples_B: Tensor, high: int) -> Tensor:
     """Integers in [0, high), int64 [B]. The bias of the modulo is below high / 2**32."""
     return _words(seed, stream, step, samples_B, 1)[:, 0] % high
 

@@ -29,6 +29,13 @@ def test_a_draw_depends_on_its_sample_index_only(seed, step, batch, split):
     assert torch.equal(whole, torch.cat(parts))
 
 
+def test_many_steps_at_once_are_the_same_numbers():
+    place, step = torch.arange(5).repeat(3), torch.tensor([7, 8, 900]).repeat_interleave(5)
+    together = random.normal(1, "noise", step, place, (2, 3))
+    apart = [random.normal(1, "noise", each, torch.arange(5), (2, 3)) for each in (7, 8, 900)]
+    assert torch.equal(together, torch.cat(apart))
+
+
 def test_streams_steps_and_seeds_differ():
     index = torch.arange(64)
     base = random.uniform(0, "a", 0, index)

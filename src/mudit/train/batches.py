@@ -14,6 +14,8 @@ from mudit import random
 from mudit.config.schema import DiffusionSection
 from mudit.data.reader import LatentSplit
 
+_CHUNK = 16  # steps of random numbers drawn at once
+
 
 class Batch(NamedTuple):
     """What one optimizer step sees."""
@@ -28,6 +30,22 @@ class Batch(NamedTuple):
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
+class _Draws(NamedTuple):
+    """Random numbers of a batch. The last two are None where the store has nothing random to offer."""
+
+    timestep: Tensor
+    noise: Tensor
+    dropped: Tensor
+    posterior: Tensor | None
+    flip: Tensor | None
+
+    def part(self, place: slice) -> _Draws:
+        """Those of some samples."""
+        posterior = None if self.posterior is None else self.posterior[place]
+        flip = None if self.flip is None else self.flip[place]
+        return _Draws(self.timestep[place], self.noise[place], self.dropped[place], posterior, flip)
+
+
 class BatchStream:
     """Batches of a split for one seed. Epochs are seeded permutations laid end to end, so no image is dropped or repeated early."""
 
@@ -35,21 +53,38 @@ class BatchStream:
         self._split, self._diffusion = split, diffusion
         self._batch_size, self._seed, self._num_classes = batch_size, seed, num_classes
         self._order: dict[int, Tensor] = {}
+        self._first = -1  # first step of the chunk of random numbers at hand
+        self._chunk: _Draws
 
     def at(self, step: int) -> Batch:
         """The batch of `step` (from 0), on the CPU."""
-        seed, place_B = self._seed, torch.arange(self._batch_size)
-        indices_B = self._indices(step)
-        shape = self._split.latent_shape
-        posterior = random.normal(seed, "posterior", step, place_B, shape) if self._split.has_std else None
-        flip_B = random.uniform(seed, "flip", step, place_B) < 0.5 if self._split.flip else None
+        draws, indices_B = self._draws(step), self._indices(step)
         labels_B = self._split.labels(indices_B)
-        dropped_B = random.uniform(seed, "label-drop", step, place_B) < self._diffusion.label_dropout
         return Batch(
-            x0_BChw=self._split.latents(indices_B, posterior, flip_B),
-            t_B=random.integers(seed, "timestep", step, place_B, self._diffusion.timesteps),
-            noise_BChw=random.normal(seed, "noise", step, place_B, shape),
-            y_B=torch.where(dropped_B, self._num_classes, labels_B),
+            x0_BChw=self._split.latents(indices_B, draws.posterior, draws.flip),
+            t_B=draws.timestep,
+            noise_BChw=draws.noise,
+            y_B=torch.where(draws.dropped, self._num_classes, labels_B),
+        )
+
+    def _draws(self, step: int) -> _Draws:
+        """Random numbers of a step, from a chunk that is drawn at once: a function call per tensor costs more than its numbers."""
+        first = step - step % _CHUNK
+        if first != self._first:
+            self._first, self._chunk = first, self._draw(first)
+        return self._chunk.part(slice((step - first) * self._batch_size, (step - first + 1) * self._batch_size))
+
+    def _draw(self, first: int) -> _Draws:
+        """Random numbers of the steps first .. first + _CHUNK - 1, one after another along the batch dimension."""
+        seed, shape = self._seed, self._split.latent_shape
+        place = torch.arange(self._batch_size).repeat(_CHUNK)
+        step = first + torch.arange(_CHUNK).repeat_interleave(self._batch_size)
+        return _Draws(
+            timestep=random.integers(seed, "timestep", step, place, self._diffusion.timesteps),
+            noise=random.normal(seed, "noise", step, place, shape),
+            dropped=random.uniform(seed, "label-drop", step, place) < self._diffusion.label_dropout,
+            posterior=random.normal(seed, "posterior", step, place, shape) if self._split.has_std else None,
+            flip=random.uniform(seed, "flip", step, place) < 0.5 if self._split.flip else None,
         )
 
     def _indices(self, step: int) -> Tensor:
