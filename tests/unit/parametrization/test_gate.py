@@ -76,7 +76,7 @@ MISTAKES: dict[str, tuple[Callable[[Experiment], Subject], str, str]] = {
     "embedding lr divided by width": (
         _edit(lambda table: table.with_row("y_embedder.embedding_table.weight", lr_multiplier=1 / _m(table))),
         "update",
-        "y_embedder",
+        "y_embedder.embedding_table",
     ),
     "1/sqrt(d) logits with growing head_dim": (_growing_head, "update", "blocks.0.attn.logits"),
     "weight decay not multiplied by width": (
