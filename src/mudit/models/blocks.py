@@ -110,8 +110,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
     `mask`: bool, broadcastable to (batch, H, N, M), True where a key may be seen; every query must see at least one.
 
-    On the CPU a few tokens go through two plain products: at 16 tokens the fused kernel, made for long sequences, took twice as
-    long forward and backward (benchmarks/step.py).
+    On the CPU a few tokens go through two plain products: at 16 tokens the fused kernel, made for long sequences, took 1.5
+    times as long forward and backward (benchmarks/step.py).
     """
     if q.device.type == "cpu" and q.shape[-2] <= _SHORT_SEQUENCE:
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
@@ -211,7 +211,7 @@ class _GeluTanh(torch.autograd.Function):
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
-    """GELU with the tanh approximation. On the CPU torch's own kernel spends 2.4 times as long on the tanh (benchmarks/step.py)."""
+    """GELU with the tanh approximation. On the CPU torch's own kernel takes 2.2 times as long (benchmarks/step.py)."""
     if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
         return _GeluTanh.apply(x)
     return F.gelu(x, approximate="tanh")
