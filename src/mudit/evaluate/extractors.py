@@ -102,7 +102,7 @@ class InceptionFeatures(FeatureExtractorInceptionV3):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Kind:
-    """One entry of the registry."""
+    """A feature extractor that configurations can name."""
 
     network: type[FeatureExtractorBase]
     layer: str  # features of the metrics
