@@ -20,7 +20,8 @@ from mudit.errors import ConfigError
 from mudit.runs import Setting, Target
 
 if TYPE_CHECKING:
-    from mudit.config.schema import Config, Experiment, Section
+    from mudit.config.base import Section
+    from mudit.config.schema import Config, Experiment
 
 RESULTS = Path("results")
 STATE = Path("state")
@@ -54,6 +55,7 @@ class Stage:
     `parameters` returns everything of the configuration that the result depends on, as JSON values under the names of the
     configuration's sections; what it leaves out may change without making the artefact stale. `gates` are artefacts that must be
     fresh before the stage may run although nothing of them flows into its result: their later changes do not make it stale.
+    An experiment that lacks one of the `sections` has no artefact of the stage.
     `work` is the relative cost of one artefact: among jobs that could start, the workflow starts the dearest first, so that no
     core idles at the end.
     """
@@ -64,11 +66,14 @@ class Stage:
     inputs: Callable[[Experiment, str], list[str]]
     parameters: Callable[[Experiment, str], Parameters]
     keys: Callable[[Experiment], list[str]] | None = None
-    gates: tuple[str, ...] = ()
+    gates: Callable[[Experiment], list[str]] = lambda experiment: []
+    sections: tuple[str, ...] = ()
     work: Callable[[Experiment, str], float] = lambda experiment, key: 0.0
 
     def all_keys(self, experiment: Experiment) -> list[str]:
-        """Keys of the artefacts it makes; the one empty key for a stage that makes one."""
+        """Keys of the artefacts it makes; the one empty key for a stage that makes one; none for a stage without its sections."""
+        if not experiment.has(*self.sections):
+            return []
         return self.keys(experiment) if self.keys else _SINGLE
 
     def artefact(self, key: str) -> str:
@@ -128,6 +133,23 @@ def _inputs(*names: str) -> Callable[[Experiment, str], list[str]]:
     return lambda experiment, key: list(names)
 
 
+def _gate_keys(experiment: Experiment) -> list[str]:
+    """Families that the gate looks at, the experiment's own first."""
+    return [experiment.model.family, *(each.model.family for each in experiment.coordcheck.also)]
+
+
+def _own_gate(experiment: Experiment) -> list[str]:
+    return [f"coordcheck/{experiment.model.family}"]
+
+
+def _gate_parameters(experiment: Experiment, key: str) -> Parameters:
+    check = experiment.coordcheck.model_dump(mode="json", exclude={"also"})
+    if key == experiment.model.family:
+        return _dump(experiment, "model", "diffusion", "optimizer") | {"coordcheck": check}
+    also = [each.model_dump(mode="json") for each in experiment.coordcheck.also if each.model.family == key]
+    return {"coordcheck": check | {"also": also}}
+
+
 def _sweep_keys(experiment: Experiment) -> list[str]:
     from mudit.sweep.settings import settings
 
@@ -148,10 +170,21 @@ def _sweep_work(experiment: Experiment, key: str) -> float:
     return setting.width**2 * setting.batch_size * steps * (len(experiment.sweep.log2_lr) + 3 * len(experiment.sweep.seeds))
 
 
+def _search_work(experiment: Experiment, key: str) -> float:
+    search = experiment.search
+    return search.width**2 * search.batch_size * search.steps * search.trials
+
+
+def _transfer_inputs(experiment: Experiment, key: str) -> list[str]:
+    """Where the base hyperparameters come from: a sweep's certificate or a random search; nowhere if every arm states its own."""
+    return [stage for stage in ("select", "search") if experiment.has(stage)]
+
+
 def _transfer_parameters(experiment: Experiment, key: str) -> Parameters:
     train = _fields(experiment.train, "width", "batch_size", "steps")
     arm = experiment.train.arms[key].model_dump(mode="json")
-    return _dump(experiment, "transfer", "model", "optimizer") | {"train": train | {"arms": {key: arm}}}
+    sections = [name for name in ("transfer", "search") if experiment.has(name)]
+    return _dump(experiment, *sections, "model", "diffusion", "optimizer") | {"train": train | {"arms": {key: arm}}}
 
 
 def _train_keys(experiment: Experiment, seeds: list[int]) -> list[str]:
@@ -175,6 +208,16 @@ def _sample_parameters(experiment: Experiment, key: str) -> Parameters:
     return _dump(experiment, "model", "diffusion") | {"sample": experiment.sample.model_dump(mode="json", exclude={"train_seeds"})}
 
 
+def _evaluate_inputs(experiment: Experiment, key: str) -> list[str]:
+    scorer = ["scorer"] if experiment.has("scorer") else []
+    return ["data", "extractor", *scorer, f"train/{key}", f"sample/{key}"]
+
+
+def _evaluate_parameters(experiment: Experiment, key: str) -> Parameters:
+    scorer = ["scorer"] if experiment.has("scorer") else []
+    return _dump(experiment, "model", "diffusion", "validation", "evaluate", *scorer)
+
+
 def _report_inputs(experiment: Experiment, key: str) -> list[str]:
     return [stage.artefact(key) for stage in STAGES.values() if stage.name != "report" for key in stage.all_keys(experiment)]
 
@@ -191,6 +234,7 @@ _ALL = [
         name="extractor",
         summary="Prepare the feature extractor of the metrics.",
         module="mudit.evaluate.extractor_stage",
+        sections=("evaluate",),
         inputs=_inputs("data"),
         parameters=lambda experiment, key: {
             "evaluate": _fields(experiment.evaluate, "extractor"),
@@ -198,26 +242,47 @@ _ALL = [
         },
     ),
     Stage(
+        name="scorer",
+        summary="Train the text-image scorer of the metrics.",
+        module="mudit.evaluate.scorer_stage",
+        sections=("scorer",),
+        inputs=_inputs("data"),
+        parameters=_sections("scorer"),
+    ),
+    Stage(
         name="coordcheck",
         summary="Gate: do activations keep their size as width grows?",
         module="mudit.parametrization.gate",
+        keys=_gate_keys,
         inputs=_inputs("data"),
-        parameters=_sections("model", "diffusion", "optimizer", "coordcheck"),
+        parameters=_gate_parameters,
     ),
     Stage(
         name="sweep",
         summary="Learning-rate sweep of one setting (Algorithms 1 to 3).",
         module="mudit.sweep.stage",
+        sections=("sweep",),
         keys=_sweep_keys,
         inputs=_inputs("data"),
-        gates=("coordcheck",),
+        gates=_own_gate,
         parameters=_sweep_parameters,
         work=_sweep_work,
+    ),
+    Stage(
+        name="search",
+        summary="Random search of the base hyperparameters on the proxy.",
+        module="mudit.search.stage",
+        sections=("search",),
+        inputs=_inputs("data"),
+        gates=_own_gate,
+        parameters=_sections("model", "diffusion", "optimizer", "validation", "search"),
+        work=_search_work,
     ),
     Stage(
         name="select",
         summary="Optima, drift and verdict: the transfer certificate.",
         module="mudit.select.stage",
+        sections=("select",),
         inputs=lambda experiment, key: [f"sweep/{setting}" for setting in _sweep_keys(experiment)],
         parameters=_sections("sweep", "select"),
     ),
@@ -225,17 +290,19 @@ _ALL = [
         name="transfer",
         summary="Hyperparameters of one arm of the target (Algorithm 4).",
         module="mudit.select.transfer_stage",
+        sections=("train",),
         keys=lambda experiment: list(experiment.train.arms),
-        inputs=_inputs("select"),
+        inputs=_transfer_inputs,
         parameters=_transfer_parameters,
     ),
     Stage(
         name="train",
         summary="Train one target run.",
         module="mudit.train.stage",
+        sections=("train",),
         keys=lambda experiment: _train_keys(experiment, experiment.train.seeds),
         inputs=lambda experiment, key: ["data", f"transfer/{Target.parse(key).arm}"],
-        gates=("coordcheck",),
+        gates=_own_gate,
         parameters=_train_parameters,
         work=_train_work,
     ),
@@ -243,6 +310,7 @@ _ALL = [
         name="sample",
         summary="Draw images from the EMA weights of one target run.",
         module="mudit.evaluate.sample_stage",
+        sections=("sample",),
         keys=_sampled_keys,
         inputs=lambda experiment, key: ["data", f"train/{key}"],
         parameters=_sample_parameters,
@@ -251,9 +319,10 @@ _ALL = [
         name="evaluate",
         summary="Metrics of one target run, beside their real-vs-real floor.",
         module="mudit.evaluate.stage",
+        sections=("evaluate",),
         keys=_sampled_keys,
-        inputs=lambda experiment, key: ["data", "extractor", f"train/{key}", f"sample/{key}"],
-        parameters=_sections("model", "diffusion", "validation", "evaluate"),
+        inputs=_evaluate_inputs,
+        parameters=_evaluate_parameters,
     ),
     Stage(
         name="report",
@@ -276,9 +345,9 @@ def inputs(artefact: Artefact, experiment: Experiment) -> list[Artefact]:
     return [parse(artefact.experiment, name) for name in artefact.stage.inputs(experiment, artefact.key)]
 
 
-def gates(artefact: Artefact) -> list[Artefact]:
+def gates(artefact: Artefact, experiment: Experiment) -> list[Artefact]:
     """The artefacts that must be fresh before it may be made."""
-    return [parse(artefact.experiment, name) for name in artefact.stage.gates]
+    return [parse(artefact.experiment, name) for name in artefact.stage.gates(experiment)]
 
 
 @cache
@@ -292,6 +361,9 @@ def find(config: Config, experiment: str, stage: str, key: str) -> Artefact:
     """The artefact that a user named. Raises ConfigError, with the nearest name, if the configuration has no such artefact."""
     known(experiment, config.experiments, "experiment")
     keys = STAGES[stage].all_keys(config.experiments[experiment])
+    if not keys:
+        missing = next(name for name in STAGES[stage].sections if not config.experiments[experiment].has(name))
+        raise ConfigError(f"{stage} {experiment}: nothing to make; the experiment has no section {missing}")
     if STAGES[stage].keys is None:
         assert key == "", f"stage {stage} makes one artefact"
     elif not key:
@@ -338,6 +410,10 @@ def scoped(experiment: Experiment, artefact: Artefact) -> Experiment:
 class _Scoped:
     def __init__(self, experiment: Experiment, stage: str, declared: frozenset[str]) -> None:
         self._experiment, self._stage, self._declared = experiment, stage, declared
+
+    def has(self, *sections: str) -> bool:
+        """Whether sections are there may be asked of any: what depends on it are a stage's inputs, which are tracked anyway."""
+        return self._experiment.has(*sections)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # copying and pickling ask for these before __init__ has run

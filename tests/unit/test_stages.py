@@ -11,7 +11,7 @@ import pytest
 from mudit.config.load import load
 from mudit.config.schema import Config, Experiment
 from mudit.errors import ConfigError
-from mudit.stages import STAGES, artefacts, experiments, find, inputs, plan, scoped
+from mudit.stages import STAGES, artefacts, experiments, find, gates, inputs, plan, scoped
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -78,6 +78,35 @@ def test_parameters_are_parts_of_the_configuration(smoke: Experiment) -> None:
         assert sections.keys() <= type(smoke).model_fields.keys()
 
 
+def test_an_experiment_without_a_section_has_no_artefacts_of_its_stages(config: Config, smoke: Experiment) -> None:
+    gate_only = smoke.model_copy(update=dict.fromkeys(("sweep", "select", "transfer", "train", "sample", "evaluate")))
+    assert [artefact.name for artefact in artefacts("smoke", gate_only)] == ["data", "coordcheck/dit", "report"]
+    with pytest.raises(ConfigError, match="sweep smoke: nothing to make; the experiment has no section sweep"):
+        find(config.model_copy(update={"experiments": {"smoke": gate_only}}), "smoke", "sweep", "mup_w16_b16")
+
+
+def test_sweeps_and_targets_wait_for_their_own_family_only() -> None:
+    desk = load(REPOSITORY / "config.yaml").experiments["dit-digits"]
+    by_name = {artefact.name: artefact for artefact in artefacts("dit-digits", desk)}
+    assert {name for name in by_name if name.startswith("coordcheck")} == {
+        f"coordcheck/{family}" for family in ("dit", "pixart", "uvit", "mmdit")
+    }
+    assert [gate.name for gate in gates(by_name["train/mup_s0"], desk)] == ["coordcheck/dit"]
+    own, other = (by_name[f"coordcheck/{family}"].stage.parameters(desk, family) for family in ("dit", "uvit"))
+    assert "also" not in own["coordcheck"] and [each["model"]["family"] for each in other["coordcheck"]["also"]] == ["uvit"]
+    assert "model" not in other, "the experiment's own architecture does not make another family's check stale"
+
+
+def test_hyperparameters_come_from_the_search_or_the_certificate() -> None:
+    experiments = load(REPOSITORY / "config.yaml").experiments
+    transfer, evaluate = STAGES["transfer"], STAGES["evaluate"]
+    assert transfer.inputs(experiments["mmdit-emoji"], "mup") == ["search"]
+    assert transfer.inputs(experiments["pixart-emoji"], "mup") == ["select"]
+    assert "search" in transfer.parameters(experiments["mmdit-emoji"], "mup")
+    assert "scorer" in evaluate.inputs(experiments["pixart-emoji"], "mup_s0")
+    assert "scorer" not in evaluate.inputs(experiments["dit-digits"], "mup_s0")
+
+
 def test_wide_settings_are_dearer(smoke: Experiment) -> None:
     work = STAGES["sweep"].work
     assert work(smoke, "mup_w32_b16") > work(smoke, "mup_w16_b16") > 0
@@ -89,6 +118,7 @@ def test_scoped_view_shows_declared_sections_only(smoke: Experiment) -> None:
     assert view.data == smoke.data
     with pytest.raises(AssertionError, match="stage data reads section 'train', which its parameters"):
         _ = view.train
+    assert view.has("train") and not view.has("search")
     with pytest.raises(AttributeError):
         _ = view.nothing  # type: ignore[attr-defined]
     assert pickle.loads(pickle.dumps(view)).data == smoke.data

@@ -60,7 +60,8 @@ def inputs(stage):
 
     def tokens_of_inputs(wildcards):
         made = artefact(stage, wildcards)
-        first = stages.inputs(made, LOADED.experiments[wildcards.experiment]) + stages.gates(made)
+        experiment = LOADED.experiments[wildcards.experiment]
+        first = stages.inputs(made, experiment) + stages.gates(made, experiment)
         return [ancient(str(tokens.path(each))) for each in first]
 
     return tokens_of_inputs
@@ -68,7 +69,7 @@ def inputs(stage):
 
 def dearest_first(stage):
     """Priority function of a stage's rule: long jobs start before short ones, so that no core idles at the end."""
-    return lambda wildcards: artefact(stage, wildcards).stage.work(LOADED.experiments[wildcards.experiment], wildcards.key)
+    return lambda wildcards: artefact(stage, wildcards).stage.work(LOADED.experiments[wildcards.experiment], wildcards.get("key", ""))
 
 
 def artefact(stage, wildcards):

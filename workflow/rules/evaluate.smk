@@ -29,3 +29,19 @@ rule evaluate:
         "evaluate {wildcards.experiment} {wildcards.key}"
     shell:
         mudit("evaluate")
+
+
+rule scorer:
+    input:
+        inputs("scorer"),
+    output:
+        touch("state/fresh/{experiment}/scorer"),
+    log:
+        "logs/scorer/{experiment}.log",
+    benchmark:
+        "logs/scorer/{experiment}.tsv"
+    threads: 1
+    message:
+        "scorer {wildcards.experiment}"
+    shell:
+        mudit("scorer")

@@ -1,16 +1,16 @@
-# The gate, then one job per sweep setting: all its learning rates and seeds share a process.
+# The gate, one job per family; then one job per sweep setting, all its learning rates and seeds in a process, or one random search.
 rule coordcheck:
     input:
         inputs("coordcheck"),
     output:
-        touch("state/fresh/{experiment}/coordcheck"),
+        touch("state/fresh/{experiment}/coordcheck/{key}"),
     log:
-        "logs/coordcheck/{experiment}.log",
+        "logs/coordcheck/{experiment}/{key}.log",
     benchmark:
-        "logs/coordcheck/{experiment}.tsv"
+        "logs/coordcheck/{experiment}/{key}.tsv"
     threads: 1
     message:
-        "coordcheck {wildcards.experiment}"
+        "coordcheck {wildcards.experiment} {wildcards.key}"
     shell:
         mudit("coordcheck")
 
@@ -30,3 +30,20 @@ rule sweep:
         "sweep {wildcards.experiment} {wildcards.key}"
     shell:
         mudit("sweep")
+
+
+rule search:
+    input:
+        inputs("search"),
+    output:
+        touch("state/fresh/{experiment}/search"),
+    log:
+        "logs/search/{experiment}.log",
+    benchmark:
+        "logs/search/{experiment}.tsv"
+    priority: dearest_first("search")
+    threads: 1
+    message:
+        "search {wildcards.experiment}"
+    shell:
+        mudit("search")

@@ -1,4 +1,4 @@
-# The page and its transfer figures, which Snakemake's own report shows too.
+# The page and its figures, which Snakemake's own report shows too.
 rule report:
     input:
         inputs("report"),
@@ -11,9 +11,11 @@ rule report:
             labels={"experiment": "{experiment}"},
         ),
         report(
-            expand("results/{{experiment}}/report/transfer-{axis}.svg", axis=["width", "batch-size", "steps"]),
-            caption="../report/transfer.rst",
-            category="Transfer",
+            directory("results/{experiment}/report/figures"),
+            patterns=["{figure}.svg"],
+            caption="../report/figures.rst",
+            category="Figures",
+            labels={"experiment": "{experiment}", "figure": "{figure}"},
         ),
     log:
         "logs/report/{experiment}.log",

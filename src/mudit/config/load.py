@@ -11,7 +11,7 @@ import json
 import re
 import types
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -71,6 +71,8 @@ def _check_names(path: Path, config: Config) -> None:
     """Names become folders and wildcards, so they keep to a safe alphabet."""
     names = [("studies", name) for name in config.studies] + [("experiments", name) for name in config.experiments]
     for name, experiment in config.experiments.items():
+        if not experiment.has("train"):
+            continue
         names += [(f"experiments.{name}.train.arms", arm) for arm in experiment.train.arms]
     for where, name in names:
         if not _NAME.fullmatch(name):
@@ -88,7 +90,7 @@ def _message(path: Path, raw: dict[str, Any], error: ValidationError) -> str:
     key, details = min(by_key.items(), key=lambda item: item[1][0]["type"] != "extra_forbidden")
     more = f" (and {len(by_key) - 1} more)" if len(by_key) > 1 else ""
     dotted = ".".join(str(part) for part in key)
-    return f"{path}: {dotted + ': ' if dotted else ''}{_reason(key, details)}{more}"
+    return f"{path}: {dotted + ': ' if dotted else ''}{_reason(raw, key, details)}{more}"
 
 
 def _real_key(raw: Any, detail: ErrorDetails) -> tuple[str | int, ...]:
@@ -104,16 +106,23 @@ def _real_key(raw: Any, detail: ErrorDetails) -> tuple[str | int, ...]:
     return tuple(key)
 
 
-def _reason(key: tuple[str | int, ...], details: list[ErrorDetails]) -> str:
+def _reason(raw: dict[str, Any], key: tuple[str | int, ...], details: list[ErrorDetails]) -> str:
     first = details[0]
     if first["type"] == "extra_forbidden":
-        known = _known_keys(key[:-1])
+        known = _known_keys(raw, key[:-1])
         nearest = difflib.get_close_matches(str(key[-1]), known, n=1)
         return f"unknown key; did you mean {nearest[0]!r}?" if nearest else f"unknown key; known are {', '.join(known)}"
     if first["type"] == "missing":
         return "missing; every number is in the file, nothing has a default"
     if first["type"] == "value_error":
         return str(first["msg"]).removeprefix("Value error, ")
+    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        context = first["ctx"]
+        name = str(context["discriminator"]).strip("'")
+        given = f"is {context['tag']!r}" if "tag" in context else "is missing"
+        return f"{name} {given}; it must be {str(context.get('expected_tags', '')).replace(', ', ' or ')}".removesuffix(
+            "; it must be "
+        )
     value = first["input"]
     shown = json.dumps(value, default=str)
     shown = shown if len(shown) <= 60 else shown[:57] + "..."
@@ -132,15 +141,25 @@ def _number_hint(value: Any) -> str:
     return f" (YAML reads {value} as text: write {mantissa}e{exponent})"
 
 
-def _known_keys(key: tuple[str | int, ...]) -> list[str]:
-    """Keys of the section at `key`, found by walking the typed sections."""
+def _known_keys(raw: Any, key: tuple[str | int, ...]) -> list[str]:
+    """Keys of the section at `key`, found by walking the typed sections beside the file's content."""
     kind: Any = Config
     for part in key:
-        kind = (
-            kind.model_fields[str(part)].annotation
-            if isinstance(kind, type) and issubclass(kind, BaseModel)
-            else get_args(kind)[-1]
-        )
-        if get_origin(kind) in (Union, types.UnionType):
-            kind = next(branch for branch in get_args(kind) if isinstance(branch, type) and issubclass(branch, BaseModel))
+        raw = raw[part]
+        section = isinstance(kind, type) and issubclass(kind, BaseModel)
+        kind = _branch(kind.model_fields[str(part)].annotation if section else get_args(kind)[-1], raw)
     return list(kind.model_fields)
+
+
+def _branch(kind: Any, raw: Any) -> Any:
+    """The section of a union that the content means: by its `family` or `kind`, else the only one."""
+    if get_origin(kind) is Annotated:
+        return _branch(get_args(kind)[0], raw)
+    if get_origin(kind) not in (Union, types.UnionType):
+        return kind
+    sections = [branch for branch in (_branch(each, raw) for each in get_args(kind)) if hasattr(branch, "model_fields")]
+    for section in sections:
+        for tag in ("family", "kind"):
+            if tag in section.model_fields and raw.get(tag) in get_args(section.model_fields[tag].annotation):
+                return section
+    return sections[0]

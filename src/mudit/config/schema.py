@@ -5,82 +5,55 @@ The JSON schema that Snakemake validates and the table in `docs/configuration.md
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-SchemeName = Literal["mup", "sp", "sp-same-init"]
-PositiveInt = Annotated[int, Field(gt=0, strict=True)]
-Count = Annotated[int, Field(ge=0, strict=True)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Log2 = Annotated[float, Field(ge=-40, le=10)]
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, complete, strict about keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelSection(Section):
-    """Architecture family. Depth and head size are fixed; width grows by heads."""
-
-    family: Literal["dit"] = Field(description="architecture")
-    depth: PositiveInt = Field(description="transformer blocks")
-    head_dim: PositiveInt = Field(description="channels of one attention head, the same at every width")
-    patch_size: PositiveInt = Field(description="side of a patch, in latent pixels")
-    mlp_ratio: PositiveInt = Field(description="hidden width of the MLP over model width")
-    image_size: PositiveInt = Field(description="side of the transformer's input, in latent pixels")
-    channels: PositiveInt = Field(description="channels of the transformer's input")
-    num_classes: PositiveInt = Field(description="classes, without the null class of guidance")
-    base_width: PositiveInt = Field(description="width at which muP and the plain model coincide (width multiplier 1)")
-    delta_width: PositiveInt = Field(description="second width, used only to tell infinite dimensions from finite ones")
-    output_mult: float = Field(gt=0, description="width-free multiplier of the readout, a base hyperparameter")
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        for name in ("base_width", "delta_width"):
-            width = getattr(self, name)
-            if width % self.head_dim:
-                raise ValueError(f"{name} {width} is not a multiple of head_dim {self.head_dim}")
-        if self.base_width == self.delta_width:
-            raise ValueError(f"delta_width must differ from base_width (both are {self.base_width})")
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}")
-        return self
-
-
-class DataSection(Section):
-    """Where images come from and how they enter the latent store."""
-
-    source: Literal["sklearn-digits", "image-folder"] = Field(description="`image-folder` has one folder per class")
-    path: str | None = Field(description="folder of `image-folder`, relative to the working directory")
-    image_size: PositiveInt = Field(description="side of the centre crop, in pixels")
-    encoder: Literal["identity", "autoencoder-kl"] = Field(description="pixels to latent moments")
-    encoder_path: str | None = Field(description="diffusers folder of the autoencoder")
-    latent_scale: float = Field(gt=0, description="factor from raw latents to what the transformer sees (0.18215 for SD-VAE)")
-    flip: bool = Field(description="store mirrored moments too and draw one view per visit")
-    shard_images: PositiveInt = Field(description="images in one shard file")
-    max_corrupt_share: Share = Field(description="share of unreadable images above which preparation stops")
-    validation_images: Count = Field(description="images held out from training")
-    split_seed: Count = Field(description="seed of the train/validation split")
+from mudit.config.base import Count, Log2, PositiveInt, SchemeName, Section, Share
+from mudit.config.consistency import check_fits
+from mudit.config.data import DataSection
+from mudit.config.models import AnyModel
+from mudit.config.search import SearchSection, SweepSection
 
 
 class DiffusionSection(Section):
-    """Published DiT diffusion: linear schedule, epsilon prediction, learned-range variance with the VB term."""
+    """What every objective shares."""
 
+    condition_dropout: Share = Field(description="probability that a label or caption becomes the null condition")
+    alignment_weight: float = Field(ge=0, description="weight of the REPA loss where no search sets it (published: 0.5); 0: none")
+
+
+class GaussianSection(DiffusionSection):
+    """Published DiT diffusion: linear schedule, epsilon prediction, mean squared error."""
+
+    kind: Literal["gaussian"] = Field(description="noise prediction on a linear schedule")
     timesteps: PositiveInt = Field(description="steps of the forward process")
     beta_start: float = Field(gt=0, lt=1, description="first variance of the linear schedule")
     beta_end: float = Field(gt=0, lt=1, description="last variance of the linear schedule")
-    label_dropout: Share = Field(description="probability that a label becomes the null class")
+    variance: Literal["learned-range", "fixed"] = Field(
+        description="`learned-range` (DiT, PixArt-α): 2C output channels and the VB term; `fixed` (U-ViT): C channels"
+    )
+
+
+class FlowSection(DiffusionSection):
+    """Rectified flow with logit-normal times (Esser et al. 2024, section 3): the model predicts noise minus image."""
+
+    kind: Literal["rectified-flow"] = Field(description="velocity prediction on straight paths")
+    logit_mean: float = Field(description="mean of the normal whose sigmoid is the training time")
+    logit_std: float = Field(gt=0, description="its standard deviation")
+
+
+AnyDiffusion = Annotated[GaussianSection | FlowSection, Field(discriminator="kind")]
 
 
 class OptimizerSection(Section):
-    """AdamW with a constant learning rate, no warm-up, no clipping (as published for DiT)."""
+    """AdamW with a constant learning rate after an optional linear warm-up. DiT is published without warm-up and clipping."""
 
     betas: tuple[float, float] = Field(description="decay rates of the two moments")
     eps: float = Field(gt=0, description="added to the root of the second moment")
     weight_decay: float = Field(ge=0, description="base weight decay")
+    clip_norm: float | None = Field(description="largest norm of the whole gradient; null: no clipping")
+    warmup_steps: Count = Field(description="steps over which the learning rate rises linearly; 0: none")
     precision: Literal["fp32", "tf32", "bf16"] = Field(description="matrix products of forward and backward pass; weights are fp32")
 
 
@@ -90,6 +63,14 @@ class ValidationSection(Section):
     images: PositiveInt = Field(description="held-out images, the first of the validation split")
     draws: PositiveInt = Field(description="(t, noise) pairs per image")
     seed: Count = Field(description="seed of t and noise")
+
+
+class GateSubject(Section):
+    """A further family for the gate, with the objective and optimizer that it is published with."""
+
+    model: AnyModel = Field(description="architecture; its input must fit the experiment's store")
+    diffusion: AnyDiffusion = Field(description="process and objective")
+    optimizer: OptimizerSection = Field(description="AdamW")
 
 
 class CoordCheckSection(Section):
@@ -102,65 +83,9 @@ class CoordCheckSection(Section):
     log2_lr: Log2 = Field(description="base learning rate")
     tolerance: float = Field(gt=0, description="largest |d log2 rms / d log2 width| that counts as flat")
     confidence: float = Field(gt=0, lt=1, description="level of the slopes' intervals")
-
-
-class WidthAxis(Section):
-    """Algorithm 1: batch size and steps fixed."""
-
-    width: list[PositiveInt] = Field(min_length=2, description="model widths, in channels")
-    batch_size: PositiveInt = Field(description="images per step")
-    steps: PositiveInt = Field(description="optimizer steps")
-
-
-class BatchAxis(Section):
-    """Algorithm 2: width and steps fixed."""
-
-    width: PositiveInt = Field(description="model width, in channels")
-    batch_size: list[PositiveInt] = Field(min_length=2, description="images per step")
-    steps: PositiveInt = Field(description="optimizer steps")
-
-
-class StepAxis(Section):
-    """Algorithm 3: width and batch size fixed; the learning rate is constant, so one run serves all horizons."""
-
-    width: PositiveInt = Field(description="model width, in channels")
-    batch_size: PositiveInt = Field(description="images per step")
-    steps: list[PositiveInt] = Field(min_length=2, description="optimizer steps")
-
-
-class TunedSetting(Section):
-    """A sweep at the target's own width: what muP saves, paid here once to measure regret and to tune the baselines."""
-
-    width: PositiveInt = Field(description="model width, in channels")
-    batch_size: PositiveInt = Field(description="images per step")
-    steps: PositiveInt = Field(description="optimizer steps")
-    schemes: list[SchemeName] = Field(description="arms that are swept at this width")
-
-
-class SweepSection(Section):
-    """Learning-rate grids for Algorithms 1 to 3 under each scheme."""
-
-    schemes: list[SchemeName] = Field(min_length=1, description="parametrizations")
-    log2_lr: list[Log2] = Field(min_length=2, description="first grid of base learning rates")
-    log2_lr_min: Log2 = Field(description="the grid never grows below this")
-    log2_lr_max: Log2 = Field(description="the grid never grows above this")
-    seeds: list[Count] = Field(min_length=1, description="the first walks the grid, all measure the points that decide")
-    divergence_factor: float = Field(gt=1, description="multiple of the first loss at which a run has diverged")
-    widths: WidthAxis = Field(description="Algorithm 1")
-    batch_sizes: BatchAxis = Field(description="Algorithm 2")
-    steps: StepAxis = Field(description="Algorithm 3")
-    tuned: TunedSetting = Field(description="sweep at the target width")
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if sorted(set(self.log2_lr)) != self.log2_lr:
-            raise ValueError("log2_lr must be ascending and without repeats")
-        gaps = {round(b - a, 9) for a, b in zip(self.log2_lr, self.log2_lr[1:], strict=False)}
-        if len(gaps) > 1:
-            raise ValueError("log2_lr must be evenly spaced")
-        if self.log2_lr[0] < self.log2_lr_min or self.log2_lr[-1] > self.log2_lr_max:
-            raise ValueError("log2_lr must lie between log2_lr_min and log2_lr_max")
-        return self
+    also: list[GateSubject] = Field(
+        description="further families through the same gate, on this experiment's images; random captions where the store has none"
+    )
 
 
 class SelectSection(Section):
@@ -178,12 +103,20 @@ class TransferSection(Section):
     proxy_steps: PositiveInt = Field(description="optimizer steps of the proxy")
 
 
+class SqrtBatchRate(Section):
+    """A learning rate that was tuned at one batch size, scaled by the root of the ratio (published for PixArt-α)."""
+
+    lr: float = Field(gt=0, description="learning rate at `batch_size` (published: 2e-5)")
+    batch_size: PositiveInt = Field(description="images per step for which it holds (published: 256)")
+
+
 class Arm(Section):
     """One way to train the target."""
 
     scheme: SchemeName = Field(description="parametrization and initialisation")
-    log2_lr: Log2 | Literal["transferred", "tuned"] = Field(
-        description="a number, `transferred` from the proxy, or `tuned` by the arm's own sweep at the target width"
+    log2_lr: Log2 | Literal["transferred", "tuned"] | SqrtBatchRate = Field(
+        description="a number; `transferred` from the proxy, with whatever else `search` searched; `tuned` by the arm's own sweep at "
+        "the target width; or a rate that follows the root of the batch size"
     )
 
 
@@ -206,7 +139,9 @@ class SampleSection(Section):
 
     train_seeds: list[Count] = Field(min_length=1, description="seeds of train.seeds whose runs are sampled and evaluated")
     images: PositiveInt = Field(description="images per run, balanced over classes")
-    sampler: Literal["ddpm", "dpm-solver++"] = Field(description="ancestral with learned variance, or the ODE solver")
+    sampler: Literal["ddpm", "dpm-solver++", "euler"] = Field(
+        description="ancestral, or the ODE solver; `euler` for rectified flow"
+    )
     steps: PositiveInt = Field(description="network evaluations per image")
     guidance: float = Field(ge=1, description="classifier-free guidance scale; 1 is none")
     guide_channels: Literal["all", "first-three"] = Field(description="`first-three` repeats the published code's quirk")
@@ -223,55 +158,54 @@ class EvaluateSection(Section):
     neighbours: PositiveInt = Field(description="k of precision and recall")
 
 
+class ScorerSection(Section):
+    """The text-image scorer trained as a stage: two linear projections over frozen encoders, and probes of style and subject."""
+
+    image_encoder: Literal["efficientnet-lite0"] = Field(description="frozen image features")
+    dim: PositiveInt = Field(description="width of the common space")
+    steps: PositiveInt = Field(description="optimizer steps of the contrastive loss")
+    batch_size: PositiveInt = Field(description="pairs per step")
+    lr: float = Field(gt=0, description="learning rate of AdamW")
+    seed: Count = Field(description="seed of initialisation and order")
+    candidates: PositiveInt = Field(description="captions among which a generated image must find its own (chance: 1 / candidates)")
+
+
 class ReportSection(Section):
     """The HTML page."""
 
     title: str = Field(description="heading of the page")
 
 
-class Experiment(Section):
-    """One model family on one data set, from data to report."""
+_ABSENT: Any = None  # whatever the section; see Experiment
 
-    model: ModelSection = Field(description="architecture")
+
+class Experiment(Section):
+    """One model family on one data set. A section that is left out is a part that the experiment does not have."""
+
+    model: AnyModel = Field(description="architecture")
     data: DataSection = Field(description="images and latents")
-    diffusion: DiffusionSection = Field(description="process and objective")
+    diffusion: AnyDiffusion = Field(description="process and objective")
     optimizer: OptimizerSection = Field(description="AdamW")
     validation: ValidationSection = Field(description="fixed validation set")
     coordcheck: CoordCheckSection = Field(description="the gate")
-    sweep: SweepSection = Field(description="proxy sweeps")
-    select: SelectSection = Field(description="optimum and certificate")
-    transfer: TransferSection = Field(description="Algorithm 4")
-    train: TrainSection = Field(description="target runs")
-    sample: SampleSection = Field(description="images from the target")
-    evaluate: EvaluateSection = Field(description="metrics")
+    # Absent sections are None; their stages do not exist then, so whoever reads one may rely on it.
+    sweep: SweepSection = Field(default=_ABSENT, description="learning-rate sweeps")
+    search: SearchSection = Field(default=_ABSENT, description="random search on the proxy")
+    select: SelectSection = Field(default=_ABSENT, description="optimum and certificate")
+    transfer: TransferSection = Field(default=_ABSENT, description="Algorithm 4")
+    train: TrainSection = Field(default=_ABSENT, description="target runs")
+    sample: SampleSection = Field(default=_ABSENT, description="images from the target")
+    scorer: ScorerSection = Field(default=_ABSENT, description="text-image scorer")
+    evaluate: EvaluateSection = Field(default=_ABSENT, description="metrics")
     report: ReportSection = Field(description="the page")
+
+    def has(self, *sections: str) -> bool:
+        """Whether the experiment has all of these sections."""
+        return all(getattr(self, name) is not None for name in sections)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        widths = {
-            "coordcheck.widths": self.coordcheck.widths,
-            "sweep.widths.width": self.sweep.widths.width,
-            "sweep.batch_sizes.width": [self.sweep.batch_sizes.width],
-            "sweep.steps.width": [self.sweep.steps.width],
-            "sweep.tuned.width": [self.sweep.tuned.width],
-            "train.width": [self.train.width],
-        }
-        for where, values in widths.items():
-            for width in values:
-                if width % self.model.head_dim:
-                    raise ValueError(f"{where}: width {width} is not a multiple of model.head_dim {self.model.head_dim}")
-        if self.transfer.proxy_width not in self.sweep.widths.width:
-            raise ValueError(
-                f"transfer.proxy_width {self.transfer.proxy_width} is not one of sweep.widths {self.sweep.widths.width}"
-            )
-        for seed in self.sample.train_seeds:
-            if seed not in self.train.seeds:
-                raise ValueError(f"sample.train_seeds: {seed} is not in train.seeds {self.train.seeds}")
-        for name, arm in self.train.arms.items():
-            if arm.log2_lr == "tuned" and arm.scheme not in self.sweep.tuned.schemes:
-                raise ValueError(f"train.arms.{name}: no sweep tunes it; add {arm.scheme} to sweep.tuned.schemes")
-            if arm.log2_lr == "transferred" and arm.scheme not in self.sweep.schemes:
-                raise ValueError(f"train.arms.{name}: nothing to transfer; add {arm.scheme} to sweep.schemes")
+        check_fits(self)
         return self
 
 

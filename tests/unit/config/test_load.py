@@ -40,11 +40,32 @@ def test_shipped_configurations_are_valid(path: str) -> None:
             "beta_start: 1e-3",
             'experiments.smoke.diffusion.beta_start: "1e-3" must be a valid number (YAML reads 1e-3 as text: write 1.0e-3)',
         ),
-        ("label_dropout: 0.1", "label_dropout: '0.1'", 'experiments.smoke.diffusion.label_dropout: "0.1" must be a valid number'),
+        (
+            "condition_dropout: 0.1",
+            "condition_dropout: '0.1'",
+            'experiments.smoke.diffusion.condition_dropout: "0.1" must be a valid number',
+        ),
+        (
+            "family: dit",
+            "family: dti",
+            "experiments.smoke.model: family is 'dti'; it must be 'dit' or 'pixart' or 'uvit' or 'mmdit' or 'external'",
+        ),
+        ("family: dit", "width: 3", "experiments.smoke.model: family is missing"),
+        ("patch_size: 4", "patch: 4", "experiments.smoke.model.patch: unknown key; did you mean 'patch_size'? (and 1 more)"),
+        (
+            "variance: learned-range",
+            "variance: fixed",
+            "experiments.smoke: diffusion: a dit model learns the variance; set kind gaussian and variance learned-range",
+        ),
+        (
+            "        mup: {scheme: mup",
+            "        mup: {scheme: sp-same-init",
+            "experiments.smoke: train.arms.mup: nothing to transfer; add sp-same-init to sweep.schemes, with a section transfer",
+        ),
         (
             "log2_lr: transferred",
             "log2_lr: transfered",
-            ARMS + ".mup.log2_lr: \"transfered\" must be a valid number or 'transferred' or 'tuned'",
+            ARMS + ".mup.log2_lr: \"transfered\" must be a valid number or 'transferred' or 'tuned' or an object",
         ),
         (
             "log2_lr: [-8, -6, -4, -2]",

@@ -1,0 +1,135 @@
+"""What the sections of one experiment ask of each other. Each function raises ValueError with one line that names the place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mudit.config.models import MMDiTSection, PixArtSection, UViTSection
+
+if TYPE_CHECKING:
+    from mudit.config.schema import Experiment
+
+# section -> sections without which its stages cannot run
+_NEEDS: dict[str, tuple[str, ...]] = {
+    "sweep": ("select",),
+    "select": ("sweep",),
+    "transfer": ("select",),
+    "train": (),
+    "sample": ("train",),
+    "scorer": ("evaluate",),
+    "evaluate": ("sample",),
+}
+
+
+def check_fits(experiment: Experiment) -> None:
+    """Every check, in the order of the file."""
+    _check_sections(experiment)
+    _check_objective(experiment)
+    _check_captions(experiment)
+    _check_widths(experiment)
+    _check_features(experiment)
+    _check_arms(experiment)
+
+
+def _check_sections(experiment: Experiment) -> None:
+    for section, needed in _NEEDS.items():
+        for other in needed if experiment.has(section) else ():
+            if not experiment.has(other):
+                raise ValueError(f"{section}: needs a section {other}")
+    if experiment.has("sweep", "search"):
+        raise ValueError("search: an experiment has a sweep or a search, not both")
+    if experiment.has("scorer") and experiment.model.conditioning != "text":
+        raise ValueError("scorer: scores captions, and this model is conditioned on labels; leave the section out")
+
+
+def _check_objective(experiment: Experiment) -> None:
+    diffusion, model = experiment.diffusion, experiment.model
+    learned = diffusion.kind == "gaussian" and diffusion.variance == "learned-range"
+    if model.learns_variance and not learned:
+        raise ValueError(f"diffusion: a {model.family} model learns the variance; set kind gaussian and variance learned-range")
+    if learned and not model.learns_variance:
+        raise ValueError(f"diffusion.variance: a {model.family} model has no output for the variance; set it to fixed")
+    if experiment.has("sample") and (experiment.sample.sampler == "euler") != (diffusion.kind == "rectified-flow"):
+        raise ValueError(f"sample.sampler: {experiment.sample.sampler} does not fit diffusion.kind {diffusion.kind}")
+    if model.conditioning == "text" and experiment.data.captions is None and model.family != "external":
+        raise ValueError(f"data.captions: a {model.family} model reads captions; say how they are encoded")
+
+
+def _check_captions(experiment: Experiment) -> None:
+    model, captions = experiment.model, experiment.data.captions
+    if (
+        captions is not None
+        and isinstance(model, PixArtSection | UViTSection)
+        and model.max_tokens not in (None, captions.max_tokens)
+    ):
+        raise ValueError(
+            f"model.max_tokens: {model.max_tokens}, but data.captions.max_tokens is {captions.max_tokens}; make them equal"
+        )
+
+
+def _check_widths(experiment: Experiment) -> None:
+    widths: dict[str, list[int]] = {"coordcheck.widths": experiment.coordcheck.widths}
+    if experiment.has("sweep"):
+        sweep = experiment.sweep
+        widths["sweep.widths.width"] = sweep.widths.width
+        widths |= {
+            f"sweep.{name}.width": [axis.width]
+            for name, axis in (("batch_sizes", sweep.batch_sizes), ("steps", sweep.steps), ("tuned", sweep.tuned))
+            if axis is not None
+        }
+        if sweep.output_mults is not None:
+            widths["sweep.output_mults.width"] = sweep.output_mults.width
+    if experiment.has("search"):
+        widths["search.width"] = [experiment.search.width]
+    if experiment.has("train"):
+        widths["train.width"] = [experiment.train.width]
+    for where, values in widths.items():
+        for width in values:
+            if width % experiment.model.head_dim:
+                raise ValueError(f"{where}: width {width} is not a multiple of model.head_dim {experiment.model.head_dim}")
+
+
+def _check_features(experiment: Experiment) -> None:
+    model = experiment.model
+    alignment = model.alignment if isinstance(model, MMDiTSection) else None
+    wanted = experiment.has("search") or experiment.diffusion.alignment_weight > 0
+    if wanted and alignment is None:
+        raise ValueError(
+            "diffusion.alignment_weight: the model has no projector for REPA; give model.alignment or set the weight to 0"
+        )
+    if alignment is None or not isinstance(model, MMDiTSection):
+        return
+    features = experiment.data.features
+    if features is None:
+        raise ValueError("model.alignment: needs image features in the store; give data.features")
+    grid = model.image_size // model.patch_size
+    if features.grid != grid:
+        raise ValueError(f"data.features.grid: {features.grid}, but the model has {grid}x{grid} patches")
+
+
+def _check_arms(experiment: Experiment) -> None:
+    if experiment.has("transfer") and experiment.transfer.proxy_width not in experiment.sweep.widths.width:
+        raise ValueError(
+            f"transfer.proxy_width {experiment.transfer.proxy_width} is not one of sweep.widths {experiment.sweep.widths.width}"
+        )
+    if not experiment.has("train"):
+        return
+    if experiment.has("sample"):
+        for seed in experiment.sample.train_seeds:
+            if seed not in experiment.train.seeds:
+                raise ValueError(f"sample.train_seeds: {seed} is not in train.seeds {experiment.train.seeds}")
+    for name, arm in experiment.train.arms.items():
+        _check_arm(experiment, f"train.arms.{name}", arm.scheme, arm.log2_lr)
+
+
+def _check_arm(experiment: Experiment, where: str, scheme: str, log2_lr: object) -> None:
+    if log2_lr == "tuned":
+        tuned = experiment.sweep.tuned if experiment.has("sweep") else None
+        if tuned is None or scheme not in tuned.schemes:
+            raise ValueError(f"{where}: no sweep tunes it; add {scheme} to sweep.tuned.schemes")
+    if log2_lr == "transferred":
+        if experiment.has("search"):
+            if scheme != experiment.search.scheme:
+                raise ValueError(f"{where}: nothing to transfer; search.scheme is {experiment.search.scheme}, not {scheme}")
+        elif not experiment.has("sweep", "transfer") or scheme not in experiment.sweep.schemes:
+            raise ValueError(f"{where}: nothing to transfer; add {scheme} to sweep.schemes, with a section transfer")
