@@ -14,7 +14,8 @@ import math
 import torch
 from torch import Tensor
 
-from mudit.config.schema import DiffusionSection
+from mudit import random
+from mudit.config.schema import GaussianSection
 
 _HALF_PIXEL = 1.0 / 255.0  # half a step of 8-bit data scaled to [-1, 1], the bins of the decoder likelihood at t = 0
 
@@ -22,14 +23,14 @@ _HALF_PIXEL = 1.0 / 255.0  # half a step of 8-bit data scaled to [-1, 1], the bi
 class GaussianDiffusion:
     """The process with `betas` (float64 [T]); tables are kept as float32 tensors [T] on the CPU and moved on use."""
 
-    def __init__(self, betas: Tensor) -> None:
+    def __init__(self, betas: Tensor, *, learned_variance: bool = True) -> None:
         betas = betas.double()
         alpha_bar = torch.cumprod(1 - betas, dim=0)
         alpha_bar_prev = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
         posterior_variance = betas * (1 - alpha_bar_prev) / (1 - alpha_bar)
         # The posterior variance is zero at t = 0; its log takes the value at t = 1 instead (iDDPM).
         clipped = torch.cat([posterior_variance[1:2], posterior_variance[1:]]) if len(betas) > 1 else betas
-        self.timesteps = len(betas)
+        self.timesteps, self.learned_variance = len(betas), learned_variance
         self.alpha_bar = alpha_bar
         tables = {
             "sqrt_alpha_bar": alpha_bar.sqrt(),
@@ -44,9 +45,22 @@ class GaussianDiffusion:
         self._tables = {name: table.float() for name, table in tables.items()}
 
     @classmethod
-    def linear(cls, section: DiffusionSection) -> GaussianDiffusion:
+    def linear(cls, section: GaussianSection) -> GaussianDiffusion:
         """The published schedule: `timesteps` variances evenly spaced from beta_start to beta_end."""
-        return cls(torch.linspace(section.beta_start, section.beta_end, section.timesteps, dtype=torch.float64))
+        betas = torch.linspace(section.beta_start, section.beta_end, section.timesteps, dtype=torch.float64)
+        return cls(betas, learned_variance=section.variance == "learned-range")
+
+    def draw_times(self, seed: int, step: int | Tensor, places_B: Tensor) -> Tensor:
+        """Training timesteps, uniform int64 [B]."""
+        return random.integers(seed, "timestep", step, places_B, self.timesteps)
+
+    def stratified_times(self, quantile_M: Tensor) -> Tensor:
+        """Timesteps at quantiles of the uniform distribution, int64 [M]."""
+        return (quantile_M * self.timesteps).long().clamp(max=self.timesteps - 1)
+
+    def model_time(self, t: Tensor) -> Tensor:
+        """The network gets the timestep itself."""
+        return t
 
     def table(self, name: str, t: Tensor) -> Tensor:
         """Entries of a table at `t` (...), shaped (..., 1, 1, 1) to broadcast against images."""
@@ -75,9 +89,13 @@ class GaussianDiffusion:
     def losses(self, output: Tensor, x0: Tensor, xt: Tensor, t: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Per-image training loss terms.
 
-        output (..., 2C, h, w): predicted noise and variance fraction. Returns (mse, vb), both (...): the mean squared error of the
-        noise and the variational-bound term in bits per dimension. The published objective is their plain sum.
+        output (..., 2C, h, w): predicted noise and variance fraction; with a fixed variance the noise alone. Returns (mse, vb),
+        both (...): the mean squared error of the noise and the variational-bound term in bits per dimension (zeros with a fixed
+        variance). The published objective is their plain sum.
         """
+        if not self.learned_variance:
+            mse = (output - noise).square().mean(dim=(-3, -2, -1))
+            return mse, torch.zeros_like(mse)
         epsilon, fraction = output.chunk(2, dim=-3)
         mse = (epsilon - noise).square().mean(dim=(-3, -2, -1))
         # The bound trains the variance only: the mean enters it detached.

@@ -1,4 +1,4 @@
-"""What the text families are conditioned on.
+"""What models are conditioned on: class labels, or captions.
 
 Legend: L caption tokens, E width of the text encoder's token features, P width of its pooled feature; `...` leading dimensions
 (batch, or trials and batch).
@@ -6,6 +6,7 @@ Legend: L caption tokens, E width of the text encoder's token features, P width 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -32,3 +33,15 @@ class TextCondition(NamedTuple):
             pooled=self.pooled * keep[..., None],
             dropped=self.dropped,
         )
+
+
+# Labels are int64 (...), the number of classes being the null class of guidance.
+Condition = Tensor | TextCondition
+
+
+def map_condition(function: Callable[..., Tensor], *conditions: Condition) -> Condition:
+    """Apply a function to corresponding tensors of conditions of one kind: move, expand, stack or concatenate them."""
+    first = conditions[0]
+    if isinstance(first, TextCondition):
+        return TextCondition(*(function(*parts) for parts in zip(*conditions, strict=True)))
+    return function(*conditions)

@@ -3,7 +3,8 @@
 Three probes of one parametrization (Yang et al. 2022, appendix D.1; paper, appendix on coordinate checks):
   size    rms of every module's output and of the attention logits, at init and after each step
   update  rms of what a layer's own training changed: its present weights on its inputs at init, minus its output at init; so one
-          layer's wrong learning rate is not hidden by what the right ones change before it (tables: how far they moved)
+          layer's wrong learning rate is not hidden by what the right ones change before it (tables: how far they moved;
+          attention logits of modules that do not say how they come about: how far they moved in the whole network)
   decay   the share by which one optimizer step without gradients shrinks each weight, under a probe weight decay: activations
           hardly show a wrong weight-decay rule (known from mup's own users), this shows it exactly
 A slope is d log2 rms / d log2 width over all widths and seeds, with a Student interval. muP keeps all of them near zero.
@@ -21,14 +22,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from mudit.config.schema import CoordCheckSection, Experiment, OptimizerSection
-from mudit.data.reader import LatentStore
-from mudit.diffusion.gaussian import GaussianDiffusion
+from mudit.config.schema import AnyDiffusion, CoordCheckSection, OptimizerSection
+from mudit.diffusion.objective import make_objective
 from mudit.models.blocks import HasLogits
 from mudit.parametrization.apply import parameter_groups, parametrize
+from mudit.parametrization.attention import AttentionLogits
 from mudit.parametrization.table import ParameterTable
 from mudit.select.optimum import slope_interval
-from mudit.train.batches import BatchStream
+from mudit.train.batches import Batch
+from mudit.train.loss import aligns, training_loss
 
 Probe = Literal["size", "update", "decay"]
 Objective = Callable[[nn.Module], Tensor]  # a model's mean loss on one fixed batch, by one forward pass
@@ -69,23 +71,23 @@ class Slope:
     flat: bool
 
 
-def measure(config: Experiment, store: LatentStore, subject: Subject, width: int, seed: int) -> list[Measurement]:
-    """`measure_objective` on the experiment's own first training batch and published diffusion loss."""
-    stream = BatchStream(
-        store.split("train"),
-        config.diffusion,
-        batch_size=config.coordcheck.batch_size,
-        seed=seed,
-        num_classes=config.model.num_classes,
-    )
-    batch, process = stream.at(0), GaussianDiffusion.linear(config.diffusion)
-    xt = process.noised(batch.x0_BChw, batch.t_B, batch.noise_BChw)
+def measure(
+    check: CoordCheckSection,
+    optimizer: OptimizerSection,
+    diffusion: AnyDiffusion,
+    batch: Batch,
+    subject: Subject,
+    width: int,
+    seed: int,
+) -> list[Measurement]:
+    """`measure_objective` with the training loss of one batch."""
+    process = make_objective(diffusion)
+    xt = process.noised(batch.x0, batch.t, batch.noise)
 
     def objective(model: nn.Module) -> Tensor:
-        mse_B, vb_B = process.losses(model(xt, batch.t_B, batch.y_B), batch.x0_BChw, xt, batch.t_B, batch.noise_BChw)
-        return (mse_B + vb_B).mean()
+        return training_loss(model, process, batch, [diffusion.alignment_weight] if aligns(model) else None, xt).total
 
-    return measure_objective(config.coordcheck, config.optimizer, objective, subject, width, seed)
+    return measure_objective(check, optimizer, objective, subject, width, seed)
 
 
 def measure_objective(
@@ -108,7 +110,7 @@ def measure_objective(
             loss = objective(model)
         initial = initial or recorder
         sizes = {name: _rms(value) for name, value in recorder.outputs.items()}
-        updates = {name: _rms(value) for name, value in initial.updates().items()} if step else {}
+        updates = {name: _rms(value) for name, value in initial.updates(recorder).items()} if step else {}
         measurements += [Measurement("size", name, step, width, seed, value) for name, value in sizes.items()]
         measurements += [Measurement("update", name, step, width, seed, value) for name, value in updates.items()]
         optimizer.zero_grad(set_to_none=True)
@@ -144,7 +146,10 @@ class Recorder:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._inputs: dict[str, Tensor] = {}
+        self._inputs: dict[str, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+        self._running: list[str] = []  # names of the modules that are being called, the innermost last
+        tells = any(isinstance(module, HasLogits) for module in model.modules())
+        self._attention = None if tells else AttentionLogits(lambda: f"{self._running[-1]}.logits".lstrip("."))
         self._layers = {name for name, module in model.named_modules() if _is_layer(module)}
         owners = {name: name.rpartition(".")[0] for name, _ in model.named_parameters()}
         self._tables = [name for name, owner in owners.items() if owner not in self._layers]
@@ -153,35 +158,54 @@ class Recorder:
     def __enter__(self) -> Recorder:
         for name, module in self._model.named_modules():
             if not isinstance(module, nn.Sequential | nn.ModuleList):
-                self._handles.append(module.register_forward_hook(self._keep(name or "output", name in self._layers)))
+                self._handles.append(module.register_forward_pre_hook(self._enter(name)))
+                keep = self._keep(name, name in self._layers)
+                self._handles.append(module.register_forward_hook(keep, with_kwargs=True))
+        if self._attention is not None:
+            self._attention.__enter__()
         return self
 
     @torch.no_grad()
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception: Any) -> None:
+        if self._attention is not None:
+            self._attention.__exit__(*exception)
         for handle in self._handles:
             handle.remove()
-        self.outputs |= self._logits(self.outputs)
+        self.outputs |= self._logits(self.outputs) | self._seen_logits()
         self.outputs |= {name: self._model.get_parameter(name).detach().clone() for name in self._tables}
 
     @torch.no_grad()
-    def updates(self) -> dict[str, Tensor]:
-        """Each layer's present weights on the recorded inputs, minus the recorded outputs; also of the logits and tables."""
-        present = {name: self._model.get_submodule(name).forward(value) for name, value in self._inputs.items()}
-        present |= self._logits(present)
+    def updates(self, later: Recorder) -> dict[str, Tensor]:
+        """Each layer's present weights on the recorded inputs, minus the recorded outputs; also of the logits and tables.
+
+        Logits of attentions that torch was seen to compute are those of the `later` pass.
+        """
+        present = {name: self._model.get_submodule(name).forward(*a, **k) for name, (a, k) in self._inputs.items()}
+        present |= self._logits(present) | later._seen_logits()
         present |= {name: self._model.get_parameter(name) for name in self._tables}
         return {name: value - self.outputs[name] for name, value in present.items()}
 
-    def _keep(self, name: str, is_layer: bool) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def _enter(self, name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda module, inputs: self._running.append(name)
+
+    def _keep(self, name: str, is_layer: bool) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any], output: Any) -> None:
+            self._running.pop()
             if isinstance(output, Tensor):
-                self.outputs[name] = output.detach()
-            else:
-                parts = enumerate(part for part in output if isinstance(part, Tensor) and part.is_floating_point())
-                self.outputs |= {f"{name}.{index}": part.detach() for index, part in parts}
-            if is_layer:
-                self._inputs[name] = inputs[0].detach()
+                self.outputs[name or "output"] = output.detach()
+            elif isinstance(output, tuple | list):
+                parts = [part.detach() for part in output if isinstance(part, Tensor) and part.is_floating_point()]
+                if not name:  # a model's first output is its prediction
+                    self.outputs["output"] = parts.pop(0)
+                self.outputs |= {f"{name or 'output'}.{index}": part for index, part in enumerate(parts)}
+            if is_layer and isinstance(output, Tensor):
+                self._inputs[name] = tuple(map(_detached, inputs)), {key: _detached(value) for key, value in keywords.items()}
 
         return hook
+
+    def _seen_logits(self) -> dict[str, Tensor]:
+        """Logits of the attentions that torch was seen to compute."""
+        return {} if self._attention is None else self._attention.found
 
     def _logits(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Logits of every attention from the outputs of its layers."""
@@ -196,6 +220,10 @@ class Recorder:
 def _is_layer(module: nn.Module) -> bool:
     """A module whose own parameters make its output from its input alone."""
     return next(module.parameters(recurse=False), None) is not None and next(module.children(), None) is None
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 def _decay(model: nn.Module, table: ParameterTable, lr: float, width: int, seed: int) -> list[Measurement]:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor
 
-from mudit.config.schema import Experiment
-from mudit.data.reader import LatentStore
+from mudit import random
+from mudit.config.models import MMDiTSection, ModelSection
+from mudit.config.schema import Experiment, GateSubject
+from mudit.data.reader import LatentSplit, LatentStore
 from mudit.errors import GateError
 from mudit.logs import progress
+from mudit.models.condition import TextCondition
 from mudit.models.flops import train_flops
 from mudit.models.registry import build
 from mudit.parametrization.coordcheck import Measurement, Slope, Subject, fit_slopes, measure
 from mudit.parametrization.table import table_for
+from mudit.train.batches import BatchStream
 
 if TYPE_CHECKING:
     from mudit.stages import Job
@@ -30,20 +35,29 @@ def run(job: Job) -> dict[str, object]:
     """Write `coordcheck.json` (slopes, measurements, verdict) and `coordcheck.png`. Raises GateError if the gate fails."""
     from mudit.report.coordcheck_figure import draw
 
-    config, check = job.config, job.config.coordcheck
-    store = LatentStore.open(job.inputs["data"])
-    store.check_fits(config.model)
+    check, family = job.config.coordcheck, own_or_also(job.config, job.key)
+    split = gate_split(LatentStore.open(job.inputs["data"]), family.model)
+    # The null condition's parameters are checked, too: every seed's batch must hold some.
+    often_dropped = family.diffusion.model_copy(update={"condition_dropout": 0.5})
     results: dict[str, dict[str, Any]] = {}
-    with progress(len(SCHEMES) * len(check.widths) * len(check.seeds), "coordinate check", unit="model") as bar:
+    with progress(len(SCHEMES) * len(check.widths) * len(check.seeds), f"coordinate check {job.key}", unit="model") as bar:
         for scheme in SCHEMES:
             measurements = []
-            for width in check.widths:
-                for seed in check.seeds:
-                    measurements += measure(config, store, subject(config, scheme), width, seed)
+            for seed in check.seeds:
+                batch = BatchStream(split, family.model, often_dropped, batch_size=check.batch_size, seed=seed).at(0)
+                for width in check.widths:
+                    under = subject(family.model, scheme)
+                    measurements += measure(check, family.optimizer, family.diffusion, batch, under, width, seed)
                     bar.advance()
             slopes = fit_slopes(measurements, check.tolerance, check.confidence)
             results[scheme] = _result(slopes, measurements)
-    report = {"tolerance": check.tolerance, "confidence": check.confidence, "widths": check.widths, "schemes": results}
+    report = {
+        "family": job.key,
+        "tolerance": check.tolerance,
+        "confidence": check.confidence,
+        "widths": check.widths,
+        "schemes": results,
+    }
     failure = judge(results)
     report["passed"] = failure is None
     text = json.dumps(report, indent=1) + "\n"
@@ -51,21 +65,76 @@ def run(job: Job) -> dict[str, object]:
         job.state.mkdir(parents=True, exist_ok=True)
         (job.state / "coordcheck.json").write_text(text)
         draw(report, job.state / "coordcheck.png")
-        raise GateError(f"coordinate check of {job.experiment}: {failure}; see {job.state / 'coordcheck.png'}")
+        raise GateError(f"coordinate check of {job.experiment}, {job.key}: {failure}; see {job.state / 'coordcheck.png'}")
     (job.out / "coordcheck.json").write_text(text)
     draw(report, job.out / "coordcheck.png")
-    images = 3 * len(check.seeds) * (check.steps + 1) * check.batch_size
+    images = len(check.seeds) * (check.steps + 1) * check.batch_size
     return {
         "passed": True,
         "worst": {scheme: result["worst"] for scheme, result in results.items()},
-        "flops": len(SCHEMES) * sum(train_flops(config.model, width, images // 3) for width in check.widths),
+        "flops": len(SCHEMES) * sum(train_flops(family.model, width, images) for width in check.widths),
         "device": torch.device("cpu").type,
     }
 
 
-def subject(config: Experiment, scheme: str) -> Subject:
-    """The configured family under a scheme."""
-    return Subject(lambda width: build(config.model, width), lambda width: table_for(config.model, width, scheme))
+def own_or_also(config: Experiment, family: str) -> GateSubject:
+    """The experiment's own model, objective and optimizer, or those of a family that `coordcheck.also` names."""
+    for also in config.coordcheck.also:
+        if also.model.family == family:
+            return also
+    return GateSubject.model_construct(model=config.model, diffusion=config.diffusion, optimizer=config.optimizer)
+
+
+def subject(model: ModelSection, scheme: str) -> Subject:
+    """A family under a scheme."""
+    return Subject(lambda width: build(model, width), lambda width: table_for(model, width, scheme))
+
+
+def gate_split(store: LatentStore, model: ModelSection) -> LatentSplit:
+    """The store's training images, with random captions and image features where the model wants some and the store has none.
+
+    Slopes compare widths on one batch, so what the captions say does not matter; that they are of the real size does.
+    """
+    split = store.split("train")
+    if (model.conditioning == "text" and store.info.text is None) or (
+        getattr(model, "alignment", None) is not None and store.info.features is None
+    ):
+        store.check_latents(model)
+        return cast("LatentSplit", _RandomConditions(split, model))
+    store.check_fits(model)
+    return split
+
+
+class _RandomConditions:
+    """A split whose captions and image features are standard normals, a function of the image's index."""
+
+    _TOKENS = 8  # length of the longest caption where the model has no limit
+
+    def __init__(self, split: LatentSplit, model: ModelSection) -> None:
+        self._split, self._model = split, model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._split, name)
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def text(self, indices_B: Tensor, dropped_B: Tensor) -> TextCondition:
+        """Captions of 1 to the most tokens."""
+        sizes: dict[str, int] = self._model.model_dump(include={"text_dim", "max_tokens", "pooled_dim"})
+        length = sizes.get("max_tokens") or self._TOKENS
+        return TextCondition(
+            tokens=random.normal(0, "gate-tokens", 0, indices_B, (length, sizes["text_dim"])),
+            mask=torch.arange(length) <= random.integers(0, "gate-lengths", 0, indices_B, length)[:, None],
+            pooled=random.normal(0, "gate-pooled", 0, indices_B, (sizes.get("pooled_dim") or 1,)),
+            dropped=dropped_B,
+        )
+
+    def features(self, indices_B: Tensor) -> Tensor:
+        """One vector per patch."""
+        assert isinstance(self._model, MMDiTSection) and self._model.alignment is not None
+        patches = (self._model.image_size // self._model.patch_size) ** 2
+        return random.normal(0, "gate-features", 0, indices_B, (patches, self._model.alignment.features))
 
 
 def judge(results: dict[str, dict[str, Any]]) -> str | None:

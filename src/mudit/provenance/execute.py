@@ -62,11 +62,11 @@ def make(artefact: Artefact, experiment: Experiment, *, force: bool) -> bool:
 def _recipe(artefact: Artefact, experiment: Experiment) -> dict[str, Any]:
     """Parameters, inputs and code as they are now. Raises ProvenanceError unless every input and gate is fresh."""
     inspector = Inspector(experiment, quick=True)
-    for each in [*inputs(artefact, experiment), *gates(artefact)]:
+    for each in [*inputs(artefact, experiment), *gates(artefact, experiment)]:
         verdict = inspector.verdict(each)
         if not verdict.fresh:
             raise ProvenanceError(f"{artefact.id} needs {each.name}, which is {verdict}; make it with: {each.command}")
-    passed = {each.name: inspector.verdict(each).content for each in gates(artefact)}
+    passed = {each.name: inspector.verdict(each).content for each in gates(artefact, experiment)}
     return {**inspector.recipe(artefact), "gates": passed}
 
 

@@ -1,33 +1,48 @@
 """The global batch of each step as a pure function of (seed, step, place in the batch).
 
-Legend: B images of the batch, C channels, h w latent height and width.
+Legend: B images of the batch, C channels, h w latent height and width, N image tokens, Z image features.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mudit import random
-from mudit.config.schema import DiffusionSection
+from mudit.config.models import ModelSection
+from mudit.config.schema import AnyDiffusion
 from mudit.data.reader import LatentSplit
+from mudit.diffusion.objective import make_objective
+from mudit.models.condition import Condition, map_condition
 
 _CHUNK = 16  # steps of random numbers drawn at once
 
 
 class Batch(NamedTuple):
-    """What one optimizer step sees."""
+    """What one optimizer step sees, on one device."""
 
-    x0_BChw: Tensor  # latents, float32
-    t_B: Tensor  # timesteps, int64
-    noise_BChw: Tensor  # standard normals, float32
-    y_B: Tensor  # labels, int64; num_classes is the null class
+    x0: Tensor  # latents [B, C, h, w], float32
+    t: Tensor  # times [B]: int64 steps, or float32 in (0, 1)
+    noise: Tensor  # standard normals [B, C, h, w], float32
+    condition: Condition  # labels, or captions
+    features: Tensor | None  # image features for REPA [B, N, Z], float32
+
+    def map(self, function: Callable[..., Tensor], *others: Batch) -> Batch:
+        """Apply a function to corresponding tensors of this batch and others of its kind."""
+        batches = (self, *others)
+
+        def part(index: int) -> Tensor:
+            return function(*(batch[index] for batch in batches))
+
+        condition = map_condition(function, *(batch.condition for batch in batches))
+        return Batch(part(0), part(1), part(2), condition, None if self.features is None else part(4))
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 class _Draws(NamedTuple):
@@ -49,9 +64,10 @@ class _Draws(NamedTuple):
 class BatchStream:
     """Batches of a split for one seed. Epochs are seeded permutations laid end to end, so no image is dropped or repeated early."""
 
-    def __init__(self, split: LatentSplit, diffusion: DiffusionSection, *, batch_size: int, seed: int, num_classes: int) -> None:
-        self._split, self._diffusion = split, diffusion
-        self._batch_size, self._seed, self._num_classes = batch_size, seed, num_classes
+    def __init__(self, split: LatentSplit, model: ModelSection, diffusion: AnyDiffusion, *, batch_size: int, seed: int) -> None:
+        self._split, self._model, self._diffusion = split, model, diffusion
+        self._objective = make_objective(diffusion)
+        self._batch_size, self._seed = batch_size, seed
         self._order: dict[int, Tensor] = {}
         self._first = -1  # first step of the chunk of random numbers at hand
         self._chunk: _Draws
@@ -59,12 +75,12 @@ class BatchStream:
     def at(self, step: int) -> Batch:
         """The batch of `step` (from 0), on the CPU."""
         draws, indices_B = self._draws(step), self._indices(step)
-        labels_B = self._split.labels(indices_B)
         return Batch(
-            x0_BChw=self._split.latents(indices_B, draws.posterior, draws.flip),
-            t_B=draws.timestep,
-            noise_BChw=draws.noise,
-            y_B=torch.where(draws.dropped, self._num_classes, labels_B),
+            x0=self._split.latents(indices_B, draws.posterior, draws.flip),
+            t=draws.timestep,
+            noise=draws.noise,
+            condition=condition_of(self._split, self._model, indices_B, draws.dropped),
+            features=self._split.features(indices_B) if getattr(self._model, "alignment", None) is not None else None,
         )
 
     def _draws(self, step: int) -> _Draws:
@@ -80,9 +96,9 @@ class BatchStream:
         place = torch.arange(self._batch_size).repeat(_CHUNK)
         step = first + torch.arange(_CHUNK).repeat_interleave(self._batch_size)
         return _Draws(
-            timestep=random.integers(seed, "timestep", step, place, self._diffusion.timesteps),
+            timestep=self._objective.draw_times(seed, step, place),
             noise=random.normal(seed, "noise", step, place, shape),
-            dropped=random.uniform(seed, "label-drop", step, place) < self._diffusion.label_dropout,
+            dropped=random.uniform(seed, "label-drop", step, place) < self._diffusion.condition_dropout,
             posterior=random.normal(seed, "posterior", step, place, shape) if self._split.has_std else None,
             flip=random.uniform(seed, "flip", step, place) < 0.5 if self._split.flip else None,
         )
@@ -101,3 +117,11 @@ class BatchStream:
     def _epoch_order(self, epoch: int) -> Tensor:
         cached = self._order.get(epoch)
         return random.permutation(self._seed, "order", epoch, len(self._split)) if cached is None else cached
+
+
+def condition_of(split: LatentSplit, model: ModelSection, indices_B: Tensor, dropped_B: Tensor) -> Condition:
+    """What the model is told about these images; dropped ones get the null condition."""
+    if model.conditioning == "text":
+        return split.text(indices_B, dropped_B)
+    null_class: int = model.num_classes  # type: ignore[attr-defined]  # conditioning on labels means that there are classes
+    return torch.where(dropped_B, null_class, split.labels(indices_B))

@@ -14,38 +14,39 @@ from torch import Tensor, nn
 
 from mudit.config.schema import Experiment
 from mudit.data.reader import LatentStore
-from mudit.diffusion.gaussian import GaussianDiffusion
+from mudit.diffusion.objective import make_objective
 from mudit.models.registry import build
 from mudit.parametrization.apply import group_rows, parametrize
 from mudit.parametrization.table import ParameterTable
 from mudit.train.batches import Batch, BatchStream
 from mudit.train.device import compute_device, matmul_precision
-from mudit.train.packed import pack, trial_views
+from mudit.train.knobs import Knobs
+from mudit.train.loss import aligns, training_loss
+from mudit.train.packed import Alone, pack, packable, trial_gradients, trial_views
 
 
 @dataclass(frozen=True)
 class Member:
-    """One run of a group: log2 of its base learning rate and its seed (initialisation, data order, noise)."""
+    """One run of a group: its base hyperparameters and its seed (initialisation, data order, noise)."""
 
-    log2_lr: float
+    knobs: Knobs
     seed: int
 
 
 class TrialGroup:
-    """K runs with stacked parameters. Runs with one seed share one data and noise stream; each has its own learning rate.
+    """K runs with stacked parameters. Runs with one seed share one data and noise stream; each has its own hyperparameters.
 
-    The optimizer is torch's fused AdamW on each trial's slice, so an update is the very one of a solo run.
+    Gradients are clipped and torch's fused AdamW steps on each trial's slice, so an update is the very one of a solo run. A model
+    that cannot be packed runs as a group of one.
     """
 
     def __init__(
         self, config: Experiment, store: LatentStore, table: ParameterTable, members: Sequence[Member], batch_size: int
     ) -> None:
         self._config, self._table, self.device = config, table, compute_device()
-        self._process = GaussianDiffusion.linear(config.diffusion)
+        self._objective = make_objective(config.diffusion)
         self._streams = {
-            seed: BatchStream(
-                store.split("train"), config.diffusion, batch_size=batch_size, seed=seed, num_classes=config.model.num_classes
-            )
+            seed: BatchStream(store.split("train"), config.model, config.diffusion, batch_size=batch_size, seed=seed)
             for seed in sorted({member.seed for member in members})
         }
         self.members = list(members)
@@ -53,21 +54,21 @@ class TrialGroup:
 
     def step(self, step: int) -> Tensor:
         """One optimizer step of every trial; returns the training losses (mse + vb) before it, float32 [K]."""
-        x0, t, noise, y = self._batch(step)
-        for parameter in self._parameters.values():
-            parameter.grad = None
-        xt = self._process.noised(x0, t, noise)
+        self.model.zero_grad(set_to_none=True)
+        weights = [member.knobs.alignment_weight for member in self.members] if self._aligns else None
         with matmul_precision(self._config.optimizer.precision, self.device):
-            output = self.model(xt, t, y)
-        mse, vb = self._process.losses(output.float(), x0, xt, t, noise)
-        loss_K = (mse + vb).mean(dim=-1)
-        loss_K.sum().backward()
-        for name, parameter in self._parameters.items():
-            assert parameter.grad is not None
-            for views, gradient in zip(self._views, parameter.grad.unbind(0), strict=True):
-                views[name].grad = gradient
+            loss = training_loss(self.model, self._objective, self._batch(step), weights)
+        loss.total.sum().backward()
+        gradients = trial_gradients(self.model, len(self.members))
+        for member, views, gradients_of_trial in zip(self.members, self._views, gradients, strict=True):
+            for name, view in views.items():
+                view.grad = gradients_of_trial.get(name)
+            if member.knobs.clip_norm is not None:
+                nn.utils.clip_grad_norm_(views.values(), member.knobs.clip_norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["full_lr"] * group["knobs"].warmup(step)
         self._optimizer.step()
-        return loss_K.detach()
+        return loss.prediction.detach()
 
     def keep(self, indices: Sequence[int]) -> None:
         """Go on with these trials only: how diverged ones stop costing time."""
@@ -93,15 +94,16 @@ class TrialGroup:
 
     def _stack(self, models: list[nn.Module]) -> None:
         optimizer = self._config.optimizer
-        self.model = pack(models).to(self.device)
-        self._parameters = dict(self.model.named_parameters())
+        self.packable = packable(models[0])
+        self.model = (pack(models) if self.packable else Alone(*models)).to(self.device)
+        self._aligns = aligns(models[0])
         self._views = trial_views(self.model, len(models))
         rows = {row.name: row for row in self._table.rows}
         groups = [
-            group
+            group | {"full_lr": group["lr"], "knobs": member.knobs}
             for member, views in zip(self.members, self._views, strict=True)
             for group in group_rows(
-                ((name, view, rows[name]) for name, view in views.items()), 2.0**member.log2_lr, optimizer.weight_decay
+                ((name, view, rows[name]) for name, view in views.items()), member.knobs.base_lr, optimizer.weight_decay
             )
         ]
         self._optimizer = torch.optim.AdamW(groups, betas=optimizer.betas, eps=optimizer.eps, fused=True)
@@ -110,8 +112,9 @@ class TrialGroup:
         batches = {seed: self._streams[seed].at(step).to(self.device) for seed in {member.seed for member in self.members}}
         if len(batches) == 1:
             (batch,) = batches.values()
-            return Batch(*(tensor.expand(len(self.members), *tensor.shape) for tensor in batch))
-        return Batch(*(torch.stack(tensors) for tensors in zip(*(batches[m.seed] for m in self.members), strict=True)))
+            return batch.map(lambda tensor: tensor.expand(len(self.members), *tensor.shape))
+        first, *others = (batches[member.seed] for member in self.members)
+        return first.map(lambda *tensors: torch.stack(tensors), *others)
 
 
 def measure_group_size(
@@ -122,6 +125,8 @@ def measure_group_size(
     Results do not depend on the choice (a packed trial equals its solo run), so it may follow a noisy clock.
     Returns the fastest size and all measurements.
     """
+    if not make(members[:1]).packable:
+        return 1, {}
     sizes = sorted({1, max(1, len(members) // 2), len(members)})
     seconds = {}
     for size in sizes:

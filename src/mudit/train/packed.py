@@ -11,7 +11,7 @@ Legend: K trials, B batch, R rows (batch and tokens), I O input and output chann
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from mudit.errors import ParametrizationError
 from mudit.models.blocks import ImageConv, PatchProjection, align
+from mudit.models.condition import Condition, map_condition
+from mudit.models.external import Adapter
 from mudit.parametrization.apply import InputMultiplier
 
 
@@ -163,10 +165,32 @@ def pack(models: Sequence[nn.Module]) -> nn.Module:
 
     Weights are copied. Raises ParametrizationError for a module whose parameters have no packed form.
     """
+    if isinstance(models[0], Adapter):  # a module from elsewhere need not accept leading dimensions
+        raise _no_form("the model", models[0].module)
     packed = copy.deepcopy(models[0])
     _stack_bare(packed, models, "the model")
     _replace_leaves(packed, models, prefix="")
     return packed
+
+
+class Alone(nn.Module):
+    """A group of one, for a model without a packed form: inputs and outputs have the leading 1, its parameters do not."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return self.model(x[0], t[0], map_condition(lambda tensor: tensor[0], condition)).unsqueeze(0)
+
+
+def packable(model: nn.Module) -> bool:
+    """Whether all of the model's parameters have a packed form."""
+    try:
+        pack([model])
+    except ParametrizationError:
+        return False
+    return True
 
 
 def unpack_into(packed: nn.Module, index: int, model: nn.Module) -> None:
@@ -179,11 +203,25 @@ def unpack_into(packed: nn.Module, index: int, model: nn.Module) -> None:
 
 def trial_views(packed: nn.Module, count: int) -> list[dict[str, Tensor]]:
     """For each trial, name -> detached view of its slice of every stacked parameter: what an optimizer may update in place."""
-    views: list[dict[str, Tensor]] = [{} for _ in range(count)]
+    return _by_trial(packed, count, lambda parameter: parameter.detach())
+
+
+def trial_gradients(packed: nn.Module, count: int) -> list[dict[str, Tensor]]:
+    """For each trial, name -> its slice of the gradient. A parameter that the loss does not reach has none."""
+    return _by_trial(packed, count, lambda parameter: parameter.grad)
+
+
+def _by_trial(packed: nn.Module, count: int, value: Callable[[nn.Parameter], Tensor | None]) -> list[dict[str, Tensor]]:
+    if isinstance(packed, Alone):
+        assert count == 1, "a model without a packed form runs alone"
+        named = {name: value(parameter) for name, parameter in packed.model.named_parameters()}
+        return [{name: tensor for name, tensor in named.items() if tensor is not None}]
+    slices: list[dict[str, Tensor]] = [{} for _ in range(count)]
     for name, parameter in packed.named_parameters():
-        for index, view in enumerate(parameter.detach().unbind(0)):
-            views[index][name] = view
-    return views
+        stacked = value(parameter)
+        for index, part in enumerate(() if stacked is None else stacked.unbind(0)):
+            slices[index][name] = part
+    return slices
 
 
 def _replace_leaves(node: nn.Module, models: Sequence[nn.Module], prefix: str) -> None:

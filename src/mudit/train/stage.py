@@ -30,7 +30,7 @@ def run(job: Job) -> dict[str, object]:
     section = config.train
     spec = RunSpec(
         table=table,
-        base_lr=2.0**chosen.log2_lr,
+        knobs=chosen.knobs,
         seed=target.seed,
         batch_size=chosen.batch_size,
         steps=chosen.steps,
@@ -64,7 +64,7 @@ def run(job: Job) -> dict[str, object]:
         "arm": target.arm,
         "seed": target.seed,
         "scheme": chosen.scheme,
-        "log2_lr": chosen.log2_lr,
+        **chosen.knobs._asdict(),
         "width": chosen.width,
         "batch_size": chosen.batch_size,
         "steps": trainer.step,

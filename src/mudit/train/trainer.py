@@ -16,10 +16,11 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import nn
 
 from mudit.config.schema import Experiment
 from mudit.data.reader import LatentStore
-from mudit.diffusion.gaussian import GaussianDiffusion
+from mudit.diffusion.objective import make_objective
 from mudit.models.flops import train_flops
 from mudit.models.registry import build
 from mudit.parametrization.apply import parameter_groups, parametrize
@@ -28,6 +29,8 @@ from mudit.train.batches import BatchStream
 from mudit.train.checkpoint import Checkpoint, CheckpointFolder
 from mudit.train.device import compute_device, matmul_precision
 from mudit.train.ema import Ema
+from mudit.train.knobs import Knobs
+from mudit.train.loss import aligns, training_loss
 from mudit.train.throughput import Utilisation
 from mudit.train.validation import ValidationSet
 
@@ -43,10 +46,10 @@ class Interrupted(SystemExit):
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run: scale, learning rate and what to record. `identity` ties checkpoints to everything that the run depends on."""
+    """One run: scale, base hyperparameters and what to record. `identity` ties checkpoints to everything that the run depends on."""
 
     table: ParameterTable
-    base_lr: float
+    knobs: Knobs
     seed: int
     batch_size: int
     steps: int
@@ -75,19 +78,17 @@ class Trainer:
         self.model = parametrize(build(config.model, spec.table.width), spec.table, spec.seed).to(self.device)
         self.ema = Ema(self.model, spec.ema_decay)
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, spec.table, lr=spec.base_lr, weight_decay=optimizer.weight_decay),
+            parameter_groups(self.model, spec.table, lr=spec.knobs.base_lr, weight_decay=optimizer.weight_decay),
             betas=optimizer.betas,
             eps=optimizer.eps,
             fused=True,
         )
-        self._process = GaussianDiffusion.linear(config.diffusion)
+        self._full_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self._objective = make_objective(config.diffusion)
+        self._alignment = [spec.knobs.alignment_weight] if aligns(self.model) else None
         self._validation = ValidationSet(store, config)
         self._batches = BatchStream(
-            store.split("train"),
-            config.diffusion,
-            batch_size=spec.batch_size,
-            seed=spec.seed,
-            num_classes=config.model.num_classes,
+            store.split("train"), config.model, config.diffusion, batch_size=spec.batch_size, seed=spec.seed
         )
         self.utilisation = Utilisation(train_flops(config.model, spec.table.width, spec.batch_size), self.device)
         self._checkpoints = CheckpointFolder(state / "checkpoints", identity=spec.identity, keep=spec.keep_checkpoints)
@@ -117,16 +118,17 @@ class Trainer:
     def _train_step(self) -> float:
         batch = self._batches.at(self.step).to(self.device)
         self.optimizer.zero_grad(set_to_none=True)
-        xt = self._process.noised(batch.x0_BChw, batch.t_B, batch.noise_BChw)
         with matmul_precision(self._precision, self.device):
-            output = self.model(xt, batch.t_B, batch.y_B)
-        mse_B, vb_B = self._process.losses(output.float(), batch.x0_BChw, xt, batch.t_B, batch.noise_BChw)
-        loss = (mse_B + vb_B).mean()
-        loss.backward()
+            loss = training_loss(self.model, self._objective, batch, self._alignment)
+        loss.total.backward()
+        if self.spec.knobs.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.knobs.clip_norm)
+        for group, full_lr in zip(self.optimizer.param_groups, self._full_lr, strict=True):
+            group["lr"] = full_lr * self.spec.knobs.warmup(self.step)
         self.optimizer.step()
         self.ema.update()
         self.step += 1
-        value = loss.item()
+        value = loss.prediction.item()
         if not math.isfinite(value):
             self.history.diverged_at = self.step
             log.warning("loss is not finite at step %d: the run has diverged and ends here, as a result", self.step)

@@ -9,10 +9,18 @@ import torch
 from diffusers import DDPMScheduler
 from torch.distributions import Normal, kl_divergence
 
-from mudit.config.schema import DiffusionSection
+from mudit.config.schema import GaussianSection
 from mudit.diffusion.gaussian import GaussianDiffusion, discretized_log_likelihood
 
-SECTION = DiffusionSection(timesteps=1000, beta_start=1e-4, beta_end=0.02, label_dropout=0.1)
+SECTION = GaussianSection(
+    kind="gaussian",
+    timesteps=1000,
+    beta_start=1e-4,
+    beta_end=0.02,
+    variance="learned-range",
+    condition_dropout=0.1,
+    alignment_weight=0.0,
+)
 
 
 @pytest.fixture
@@ -90,3 +98,21 @@ def test_leading_dimensions_do_not_matter(process):
     flat = process.losses(*(tensor.flatten(0, 1) for tensor in (output, x0, xt)), t.flatten(), noise.flatten(0, 1))
     for a, b in zip(packed, flat, strict=True):
         torch.testing.assert_close(a.flatten(), b)
+
+
+def test_a_fixed_variance_leaves_the_noise_alone() -> None:
+    """U-ViT: C output channels, squared error only."""
+    process = GaussianDiffusion.linear(SECTION.model_copy(update={"variance": "fixed"}))
+    x0, noise = torch.randn(2, 4, 1, 3, 3), torch.randn(2, 4, 1, 3, 3)
+    t = torch.randint(0, 1000, (2, 4))
+    output = torch.randn_like(noise)
+    mse, vb = process.losses(output, x0, process.noised(x0, t, noise), t, noise)
+    torch.testing.assert_close(mse, ((output - noise) ** 2).flatten(2).mean(2))
+    assert not vb.any()
+
+
+def test_times_cover_every_step_and_quantiles_are_their_inverse() -> None:
+    process = GaussianDiffusion.linear(SECTION)
+    times = process.draw_times(0, 1, torch.arange(50_000))
+    assert times.min() == 0 and times.max() == 999 and abs(times.double().mean() - 499.5) < 6
+    assert process.stratified_times(torch.tensor([0.0, 0.5, 1 - 1e-12], dtype=torch.float64)).tolist() == [0, 500, 999]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from mudit.config.schema import ModelSection
+from mudit.config.models import DiTSection
 
 
 @pytest.fixture
-def small_model() -> ModelSection:
+def small_model() -> DiTSection:
     """A two-block DiT for 8x8 images; base width 32."""
-    return ModelSection(
+    return DiTSection(
         family="dit",
         depth=2,
         head_dim=8,
@@ -26,9 +26,9 @@ def small_model() -> ModelSection:
 
 
 @pytest.fixture
-def imagenet_model() -> ModelSection:
+def imagenet_model() -> DiTSection:
     """The DiT-XL/2 family of the paper: base width 288, delta 360."""
-    return ModelSection(
+    return DiTSection(
         family="dit",
         depth=28,
         head_dim=72,

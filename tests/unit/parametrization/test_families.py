@@ -122,7 +122,7 @@ def test_measured_initial_values_are_the_tables(name, scheme):
     initialise(model, rows, seed=3)
     for row in rows.rows:
         values = model.get_parameter(row.name)
-        if row.init_distribution == "ones":
+        if row.init_mean == 1:
             assert (values == 1).all(), row.name
         elif row.init_std == 0:
             assert not values.any(), row.name
@@ -201,7 +201,7 @@ def test_mups_groups_and_ten_steps(pair, weight_decay):
 
 
 CHECK = CoordCheckSection(
-    widths=[32, 64, 128, 256, 512], steps=3, seeds=[0, 1], batch_size=BATCH, log2_lr=-8, tolerance=0.25, confidence=0.95
+    widths=[32, 64, 128, 256, 512], steps=3, seeds=[0, 1], batch_size=BATCH, log2_lr=-8, tolerance=0.25, confidence=0.95, also=[]
 )
 
 
@@ -214,7 +214,9 @@ def _slopes(
     name: str, scheme: str, check: CoordCheckSection = CHECK, change: Callable[[ParameterTable], ParameterTable] = lambda t: t
 ) -> list[Slope]:
     """Slopes on synthetic batches, fixed by the seed, with the table as `change` leaves it."""
-    optimizer = OptimizerSection(betas=(0.9, 0.999), eps=EPS[name], weight_decay=0.0, precision="fp32")
+    optimizer = OptimizerSection(
+        betas=(0.9, 0.999), eps=EPS[name], weight_decay=0.0, clip_norm=None, warmup_steps=0, precision="fp32"
+    )
 
     def objective(seed: int):
         generator = torch.Generator().manual_seed(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -15,15 +16,17 @@ from mudit.parametrization import gate
 from mudit.parametrization.coordcheck import Slope, Subject, fit_slopes, measure
 from mudit.parametrization.table import ParameterTable, table_for
 from mudit.stages import Job
+from mudit.train.batches import BatchStream
 from support import changed
 
 
 def _slopes(config: Experiment, store: LatentStore, subject: Subject) -> list[Slope]:
-    check = config.coordcheck
+    check, split = config.coordcheck, store.split("train")
     measurements = []
-    for width in check.widths:
-        for seed in check.seeds:
-            measurements += measure(config, store, subject, width, seed)
+    for seed in check.seeds:
+        batch = BatchStream(split, config.model, config.diffusion, batch_size=check.batch_size, seed=seed).at(0)
+        for width in check.widths:
+            measurements += measure(check, config.optimizer, config.diffusion, batch, subject, width, seed)
     return fit_slopes(measurements, check.tolerance, check.confidence)
 
 
@@ -34,9 +37,21 @@ def light(desk: Experiment) -> Experiment:
 
 
 def test_mup_is_flat_and_the_gate_passes(light, digits, digits_folder, tmp_path):
-    summary = gate.run(Job("dit-digits", light, "", {"data": digits_folder}, tmp_path, tmp_path / "state"))
+    summary = gate.run(Job("dit-digits", light, "dit", {"data": digits_folder}, tmp_path, tmp_path / "state"))
     assert summary["passed"]
     assert (tmp_path / "coordcheck.json").exists() and (tmp_path / "coordcheck.png").exists()
+
+
+@pytest.mark.parametrize("family", ["pixart", "uvit", "mmdit"])
+def test_the_desk_gate_holds_the_other_families_too(light, digits_folder, tmp_path, family):
+    """Labels are the store's, captions and image features random; narrower and shorter than configured, for time."""
+    narrow = changed(light, coordcheck__widths=[64, 128, 256], coordcheck__steps=2)
+    summary = gate.run(Job("dit-digits", narrow, family, {"data": digits_folder}, tmp_path, tmp_path / "state"))
+    report = json.loads((tmp_path / "coordcheck.json").read_text())
+    assert summary["passed"] and report["family"] == family and report["schemes"]["sp"]["failed"]
+    modules = {slope["name"] for slope in report["schemes"]["mup"]["slopes"]}
+    expected = {"pixart": "y_embedder.y_embedding", "uvit": "label_emb", "mmdit": "projector.4"}
+    assert expected[family] in modules
 
 
 def _edit(changes: Callable[[ParameterTable], ParameterTable]) -> Callable[[Experiment], Subject]:
@@ -89,8 +104,8 @@ MISTAKES: dict[str, tuple[Callable[[Experiment], Subject], str, str]] = {
         "size",
         "blocks.0.attn.proj",
     ),
-    "SP": (lambda config: gate.subject(config, "sp"), "update", "blocks.0.mlp.fc1"),
-    "SP with muP's init": (lambda config: gate.subject(config, "sp-same-init"), "update", "blocks.0.mlp.fc1"),
+    "SP": (lambda config: gate.subject(config.model, "sp"), "update", "blocks.0.mlp.fc1"),
+    "SP with muP's init": (lambda config: gate.subject(config.model, "sp-same-init"), "update", "blocks.0.mlp.fc1"),
 }
 
 
@@ -107,7 +122,7 @@ def test_a_failing_gate_stops_with_the_worst_module_named(light, digits_folder, 
     right = gate.subject
     monkeypatch.setattr(gate, "subject", lambda config, scheme: right(config, "sp"))
     with pytest.raises(GateError, match=r"slopes under muP are not flat, worst .* per doubling of width"):
-        gate.run(Job("dit-digits", light, "", {"data": digits_folder}, tmp_path, tmp_path / "state"))
+        gate.run(Job("dit-digits", light, "dit", {"data": digits_folder}, tmp_path, tmp_path / "state"))
     assert not (tmp_path / "coordcheck.json").exists()
     assert (tmp_path / "state" / "coordcheck.png").exists()
 
@@ -116,4 +131,4 @@ def test_a_gate_whose_control_passes_is_no_gate(light, digits_folder, tmp_path, 
     right = gate.subject
     monkeypatch.setattr(gate, "subject", lambda config, scheme: right(config, "mup"))
     with pytest.raises(GateError, match="negative control"):
-        gate.run(Job("dit-digits", light, "", {"data": digits_folder}, tmp_path, tmp_path / "state"))
+        gate.run(Job("dit-digits", light, "dit", {"data": digits_folder}, tmp_path, tmp_path / "state"))
