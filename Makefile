@@ -1,6 +1,6 @@
 # make reproduce   set up, run the study of config.yaml from data to report, say where the report is
 # make test        set up, run the whole test suite
-# make setup       a virtual environment in .venv with exactly the versions of requirements.lock
+# make setup       a virtual environment in .venv with exactly the versions of requirements.lock and requirements-nodeps.txt
 # make lint        formatting, lint, types
 # make lock        resolve requirements.in anew
 SHELL := bash
@@ -10,7 +10,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 # Named after what was installed, so that set-up is skipped exactly when it has been done.
-INSTALLED := $(VENV)/installed-$(shell cat requirements.lock requirements.in pyproject.toml | cksum | cut -d' ' -f1)
+INSTALLED := $(VENV)/installed-$(shell cat requirements.lock requirements-nodeps.txt requirements.in pyproject.toml | cksum | cut -d' ' -f1)
 # Tests are many short processes; two of them at once fill two cores.
 TEST_WORKERS ?= 2
 
@@ -22,6 +22,7 @@ $(INSTALLED):
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "mudit needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps -r requirements-nodeps.txt
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q src  # start-up is several times slower without bytecode
 	rm -f $(VENV)/installed-*

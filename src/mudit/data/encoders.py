@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mudit.config.schema import DataSection
+from mudit.config.data import DataSection
 from mudit.data.format import ENCODER_FOLDER, StoreInfo, sha256_file
 from mudit.errors import ConfigError, DataError
 

@@ -5,6 +5,13 @@ raw: the latent scale is applied by the reader; with `flip` also `mean_flip` and
 `labels`, int64 [n]. Storing moments rather than one draw keeps posterior sampling and flips random per visit, so that a cache
 changes speed and not statistics. `encoder/` holds the autoencoder's own files (nothing for the identity), so that latents can be
 decoded wherever the store is. Images of a split are in a seeded random order: any prefix is a fair sample.
+
+With captions a shard also holds their features, not padded: `tokens` float16 [tokens of all n captions, E], where caption i ends
+before row `token_ends[i]` (int64 [n]), and `pooled` float32 [n, P]; where the source has subjects, `subjects` int64 [n]. The
+captions themselves are a JSON list in a file of their own. With image features, `features` is float16 [n, N, Z], patches in
+row-major order.
+
+Legend: n images, C channels, H W latent height and width, E token feature width, P pooled width, N patches, Z image feature width.
 """
 
 from __future__ import annotations
@@ -20,26 +27,39 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mudit.errors import DataError
 
 FORMAT = "mudit-latents"
-VERSION = 1
+VERSION = 2
 STORE_FILE = "store.json"
 ENCODER_FOLDER = "encoder"
 SplitName = Literal["train", "validation"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation")
 
-_SAFETENSORS_DTYPES = {"F32": "<f4", "I64": "<i8"}
+_SAFETENSORS_DTYPES = {"F16": "<f2", "F32": "<f4", "I64": "<i8"}
+
+Identity = dict[str, str | int]
+"""What a source or an encoder is: name, and versions, sizes or digests that tell it from others of that name."""
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Shard(_Record):
-    """One safetensors file. `count` may be below the nominal shard size: unreadable images leave gaps."""
+class StoredFile(_Record):
+    """A file of the store."""
 
     file: str
-    count: int = Field(gt=0)
     bytes: int = Field(gt=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Shard(StoredFile):
+    """One safetensors file. `count` may be below the nominal shard size: unreadable images leave gaps."""
+
+    count: int = Field(gt=0)
+    captions: StoredFile | None = Field(description="JSON list of the images' captions; null in a store without text")
+
+    def files(self) -> list[StoredFile]:
+        """Every file of the shard."""
+        return [self] if self.captions is None else [self, self.captions]
 
 
 class Split(_Record):
@@ -56,26 +76,56 @@ class Corrupt(_Record):
     names: list[str]
 
 
+class TextInfo(_Record):
+    """Text features of a store with captions."""
+
+    token_dim: int = Field(gt=0, description="E")
+    pooled_dim: int = Field(gt=0, description="P")
+    max_tokens: int = Field(gt=0, description="captions were cut to this many tokens; the reader pads to it")
+    encoders: dict[Literal["tokens", "pooled"], Identity]
+    subjects: list[str] | None = Field(description="what the images show, where the source says so; a split holds whole subjects")
+
+
+class FeatureInfo(_Record):
+    """Image features of a store that has them."""
+
+    grid: int = Field(gt=0, description="N is grid * grid")
+    dim: int = Field(gt=0, description="Z")
+    encoder: Identity
+
+
 class StoreInfo(_Record):
     """Contents of `store.json`."""
 
     format: Literal["mudit-latents"]
-    version: Literal[1]
-    source: dict[str, str | int]
-    encoder: dict[str, str | int]
+    version: Literal[2]
+    source: Identity
+    encoder: Identity
     latent_shape: tuple[int, int, int] = Field(description="C, H, W")
     latent_scale: float = Field(gt=0, description="raw latents times this is what the transformer sees")
     has_std: bool = Field(description="false: the encoder is deterministic and shards hold no std")
     flip: bool = Field(description="shards hold the moments of mirrored images too")
     num_classes: int = Field(gt=0)
     class_names: list[str]
+    text: TextInfo | None
+    features: FeatureInfo | None
     splits: dict[SplitName, Split]
     corrupt: Corrupt
 
-    def tensors(self) -> list[str]:
-        """Names of the moment tensors in each shard."""
-        names = ["mean", "std"] if self.has_std else ["mean"]
-        return names + [f"{name}_flip" for name in names] if self.flip else names
+    def tensors(self, count: int) -> dict[str, tuple[int | None, ...]]:
+        """Name -> shape of each tensor in a shard of `count` images; None where the length is the shard's own matter."""
+        moments = ["mean", "std"] if self.has_std else ["mean"]
+        if self.flip:
+            moments += [f"{name}_flip" for name in moments]
+        shapes: dict[str, tuple[int | None, ...]] = dict.fromkeys(moments, (count, *self.latent_shape))
+        shapes["labels"] = (count,)
+        if self.text is not None:
+            shapes |= {"tokens": (None, self.text.token_dim), "token_ends": (count,), "pooled": (count, self.text.pooled_dim)}
+            if self.text.subjects is not None:
+                shapes["subjects"] = (count,)
+        if self.features is not None:
+            shapes["features"] = (count, self.features.grid**2, self.features.dim)
+        return shapes
 
 
 def write_info(folder: Path, info: StoreInfo) -> None:
@@ -108,6 +158,8 @@ def read_info(folder: Path) -> StoreInfo:
     for name, split in info.splits.items():
         if split.count != sum(shard.count for shard in split.shards):
             raise DataError(f"{path}: the shards of split {name} do not hold {split.count} images; run `mudit data` again")
+        if any((shard.captions is None) != (info.text is None) for shard in split.shards):
+            raise DataError(f"{path}: some shards of split {name} have captions and some have not; run `mudit data` again")
     return info
 
 
@@ -125,11 +177,7 @@ def shard_layout(path: Path, shard: Shard, info: StoreInfo) -> dict[str, TensorL
     Parsed here because safetensors' own reader cannot gather rows from a memory map. Raises DataError if the file is missing,
     cut short, not safetensors, or holds other tensors than it should.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: shard is missing; run `mudit data` again")
-    size = path.stat().st_size
-    if size != shard.bytes:
-        raise DataError(f"{path}: shard has {size} bytes, {STORE_FILE} says {shard.bytes}; run `mudit data` again")
+    size = check_size(path, shard)
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         if not 2 <= header_bytes <= size - 8:
@@ -146,12 +194,30 @@ def shard_layout(path: Path, shard: Shard, info: StoreInfo) -> dict[str, TensorL
             }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: damaged safetensors header; run `mudit data` again") from error
-    expected: dict[str, tuple[int, ...]] = dict.fromkeys(info.tensors(), (shard.count, *info.latent_shape))
-    expected["labels"] = (shard.count,)
-    found = {name: tensor.shape for name, tensor in layout.items()}
-    if found != expected:
+    expected = info.tensors(shard.count)
+    if set(layout) != set(expected) or not all(_fits(layout[name].shape, shape) for name, shape in expected.items()):
+        found = {name: tensor.shape for name, tensor in layout.items()}
         raise DataError(f"{path}: shard holds {found}, {STORE_FILE} says {expected}; run `mudit data` again")
     return layout
+
+
+def _fits(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    return len(found) == len(expected) and all(want in (None, have) for have, want in zip(found, expected, strict=True))
+
+
+def check_size(path: Path, entry: StoredFile) -> int:
+    """Bytes of a file of the store. Raises DataError if it is missing or has another size than `store.json` says."""
+    if not path.is_file():
+        raise DataError(f"{path}: shard is missing; run `mudit data` again")
+    size = path.stat().st_size
+    if size != entry.bytes:
+        raise DataError(f"{path}: shard has {size} bytes, {STORE_FILE} says {entry.bytes}; run `mudit data` again")
+    return size
+
+
+def stored_file(path: Path) -> dict[str, str | int]:
+    """Fields of `StoredFile` for a file that has just been written."""
+    return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
 
 
 def sha256_file(path: Path) -> str:

@@ -1,10 +1,12 @@
 """Random access to the latent store: memory-mapped shards, one gather per batch.
 
-Shapes: B images of a batch, C channels, H W latent height and width.
+Legend: B images of a batch, C channels, H W latent height and width, L caption tokens, E token feature width, P pooled width,
+N patches, Z image feature width.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -13,10 +15,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mudit.config.schema import ModelSection
+from mudit.config.models import ModelSection
 from mudit.data.encoders import Encoder, load_encoder
-from mudit.data.format import STORE_FILE, SplitName, StoreInfo, TensorLayout, read_info, sha256_file, shard_layout
+from mudit.data.fit import check_fits, check_latents
+from mudit.data.format import (
+    STORE_FILE,
+    Shard,
+    SplitName,
+    StoreInfo,
+    TensorLayout,
+    check_size,
+    read_info,
+    sha256_file,
+    shard_layout,
+)
 from mudit.errors import DataError
+from mudit.models.condition import TextCondition
 
 
 class Latents(NamedTuple):
@@ -50,27 +64,23 @@ class LatentStore:
         return load_encoder(self.folder, self.info)
 
     def check_fits(self, model: ModelSection) -> None:
-        """Raises DataError unless the model's input and classes are those of the store."""
-        expected = (model.channels, model.image_size, model.image_size)
-        if self.info.latent_shape != expected:
-            raise DataError(
-                f"{self.folder / STORE_FILE}: latents are {self.info.latent_shape} (C, H, W), the model section wants {expected}; "
-                "set model.channels and model.image_size, or prepare other data"
-            )
-        if self.info.num_classes != model.num_classes:
-            raise DataError(
-                f"{self.folder / STORE_FILE}: {self.info.num_classes} classes, model.num_classes is {model.num_classes}; "
-                "make them equal"
-            )
+        """Raises DataError unless the store has what the model reads, in the model's sizes."""
+        check_fits(self.folder / STORE_FILE, self.info, model)
+
+    def check_latents(self, model: ModelSection) -> None:
+        """Raises DataError unless the latents have the model's size; captions and labels may come from elsewhere."""
+        check_latents(self.folder / STORE_FILE, self.info, model)
 
     def verify(self) -> None:
         """Reads every shard and compares checksums. Raises DataError that names the first damaged file."""
         for split in self.info.splits.values():
             for shard in split.shards:
-                path = self.folder / shard.file
-                shard_layout(path, shard, self.info)
-                if sha256_file(path) != shard.sha256:
-                    raise DataError(f"{path}: contents differ from the checksum in {STORE_FILE}; run `mudit data` again")
+                shard_layout(self.folder / shard.file, shard, self.info)
+                for entry in shard.files():
+                    path = self.folder / entry.file
+                    check_size(path, entry)
+                    if sha256_file(path) != entry.sha256:
+                        raise DataError(f"{path}: contents differ from the checksum in {STORE_FILE}; run `mudit data` again")
 
 
 class LatentSplit:
@@ -85,11 +95,13 @@ class LatentSplit:
         self.count = info.splits[name].count
         self.latent_shape, self.latent_scale = info.latent_shape, info.latent_scale
         self.has_std, self.flip = info.has_std, info.flip
+        self._folder, self._text, self._has_features, self._shards = folder, info.text, info.features is not None, shards
         self._paths = [folder / shard.file for shard in shards]
         self._layouts = [shard_layout(path, shard, info) for path, shard in zip(self._paths, shards, strict=True)]
         self._ends = np.cumsum([shard.count for shard in shards])
         self._starts = self._ends - [shard.count for shard in shards]
         self._maps: dict[int, NDArray[np.uint8]] = {}
+        self._captions: dict[int, list[str]] = {}
 
     def __len__(self) -> int:
         return self.count
@@ -117,6 +129,49 @@ class LatentSplit:
             latents_BCHW += self._view("std", plan, flip_B) * noise_BCHW
         return latents_BCHW.mul_(self.latent_scale)
 
+    def text(self, indices: Tensor, dropped_B: Tensor) -> TextCondition:
+        """Captions as the model reads them: features float32, padded with zeros to the store's `max_tokens`, mask true for tokens.
+
+        dropped_B: bool [B], true for captions that guidance replaces; their own features are returned all the same.
+        """
+        assert self._text is not None, "text asked of a store without captions"
+        plan = self._plan(indices)
+        tokens_BLE = np.zeros((plan.total, self._text.max_tokens, self._text.token_dim), dtype=np.float16)
+        mask_BL = np.zeros(tokens_BLE.shape[:2], dtype=bool)
+        for shard, places, local in plan.pieces:
+            ends = self._mapped(shard, "token_ends")
+            starts_B, ends_B = np.where(local == 0, 0, ends[local - 1]), ends[local]
+            lengths_B = ends_B - starts_B
+            place = np.repeat(places, lengths_B)
+            # Counts 0 .. length - 1 for each caption, one after another.
+            within = np.arange(len(place)) - np.repeat(np.cumsum(lengths_B) - lengths_B, lengths_B)
+            tokens_BLE[place, within] = self._mapped(shard, "tokens")[np.repeat(starts_B, lengths_B) + within]
+            mask_BL[place, within] = True
+        return TextCondition(
+            torch.from_numpy(tokens_BLE).float(), torch.from_numpy(mask_BL), self._rows("pooled", plan), dropped_B.clone()
+        )
+
+    def features(self, indices: Tensor) -> Tensor:
+        """Image features, float32 [B, N, Z], patches in row-major order."""
+        assert self._has_features, "image features asked of a store without them"
+        return self._rows("features", self._plan(indices)).float()
+
+    def captions(self, indices: Tensor) -> list[str]:
+        """The captions themselves."""
+        assert self._text is not None, "captions asked of a store without them"
+        plan = self._plan(indices)
+        captions = [""] * plan.total
+        for shard, places, local in plan.pieces:
+            of_shard = self._shard_captions(shard)
+            for place, row in zip(places.tolist(), local.tolist(), strict=True):
+                captions[place] = of_shard[row]
+        return captions
+
+    def subjects(self, indices: Tensor) -> Tensor:
+        """What the images show, int64 [B]: places in `info.text.subjects`."""
+        assert self._text is not None and self._text.subjects is not None, "subjects asked of a store without them"
+        return self._rows("subjects", self._plan(indices))
+
     def _view(self, name: str, plan: _Plan, flip_B: Tensor | None) -> Tensor:
         rows_BCHW = self._rows(name, plan)
         if flip_B is None:
@@ -142,13 +197,33 @@ class LatentSplit:
         first = self._layouts[0][name]
         rows = np.empty((plan.total, *first.shape[1:]), dtype=first.dtype)
         for shard, places, local in plan.pieces:
-            rows[places] = self._mapped(shard, self._layouts[shard][name])[local]
+            rows[places] = self._mapped(shard, name)[local]
         return torch.from_numpy(rows)
 
-    def _mapped(self, shard: int, layout: TensorLayout) -> NDArray[Any]:
+    def _mapped(self, shard: int, name: str) -> NDArray[Any]:
+        """One tensor of one shard, on the file's memory map."""
         if shard not in self._maps:
             self._maps[shard] = np.memmap(self._paths[shard], dtype=np.uint8, mode="r")
+        layout: TensorLayout = self._layouts[shard][name]
         return np.ndarray(layout.shape, dtype=layout.dtype, buffer=self._maps[shard], offset=layout.offset)
+
+    def _shard_captions(self, shard: int) -> list[str]:
+        if shard not in self._captions:
+            self._captions[shard] = _read_captions(self._folder, self._shards[shard])
+        return self._captions[shard]
+
+
+def _read_captions(folder: Path, shard: Shard) -> list[str]:
+    assert shard.captions is not None  # read_info compared it with info.text
+    path = folder / shard.captions.file
+    check_size(path, shard.captions)
+    try:
+        captions: list[str] = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: not valid JSON ({error}); run `mudit data` again") from error
+    if len(captions) != shard.count:
+        raise DataError(f"{path}: {len(captions)} captions for {shard.count} images; run `mudit data` again")
+    return captions
 
 
 class _Plan(NamedTuple):

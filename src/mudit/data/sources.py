@@ -1,47 +1,53 @@
-"""Where images come from: scikit-learn's digits, or a folder with one sub-folder per class.
+"""Where images come from: what every source offers, scikit-learn's digits, and a folder with one sub-folder per class.
 
-Shapes: C channels, H W height and width. Every image leaves here as float32 [C, H, W] in [-1, 1].
+Shapes: n images, C channels, H W height and width. Every image leaves here as float32 [C, H, W] in [-1, 1].
 """
 
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 
-from mudit.config.schema import DataSection
+from mudit.config.data import DataSection, DatasetSource, DigitsSource, EmojiSource
+from mudit.data.format import Identity
+from mudit.data.images import IMAGE_SUFFIXES, read_image
+from mudit.data.split import stratified_split, subject_split
 from mudit.errors import ConfigError, DataError
-from mudit.random import permutation
-
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 
 
-class UnreadableImageError(Exception):
-    """One image cannot be decoded. Caught by the writer, which counts it."""
+class Source(ABC):
+    """A finite, ordered set of labelled images, perhaps with captions, perhaps of known subjects."""
 
-
-class Source(Protocol):
-    """A finite, ordered set of labelled images."""
-
-    identity: dict[str, str | int]
-    channels: int
+    identity: Identity
     class_names: list[str]
-    names: list[str]
-    labels_N: NDArray[np.int64]
+    names: Sequence[str]
+    labels_n: NDArray[np.int64]
+    has_captions = False
+    subject_names: list[str] | None = None
+    subjects_n: NDArray[np.int64] | None = None
 
+    @abstractmethod
     def read(self, index: int) -> NDArray[np.float32]:
         """Image `index` as float32 [C, H, W] in [-1, 1]. Raises UnreadableImageError."""
-        ...
+
+    def caption(self, index: int) -> str:
+        """Caption of image `index`, where there are captions. Raises UnreadableImageError if this image has none."""
+        raise AssertionError(f"{type(self).__name__} has no captions")
+
+    def split(self, held_out: int, seed: int) -> dict[str, NDArray[np.int64]]:
+        """Image indices of `train` and `validation`. Raises ConfigError or DataError on a number that cannot be held out."""
+        if self.subjects_n is None:
+            return stratified_split(self.labels_n, held_out, seed)
+        return subject_split(self.subjects_n, held_out, seed)
 
 
-class SklearnDigits:
+class SklearnDigits(Source):
     """1,797 scanned handwritten digits, 8x8 grey with 17 levels, from the UCI set inside the scikit-learn wheel."""
-
-    channels = 1
 
     def __init__(self, image_size: int) -> None:
         from sklearn.datasets import load_digits  # slow import
@@ -49,106 +55,81 @@ class SklearnDigits:
         if image_size != 8:
             raise ConfigError(f"data.image_size {image_size}: the digits are 8x8; set it to 8")
         digits = load_digits()
-        self._images_NHW = digits.images
-        self.labels_N = digits.target.astype(np.int64)
+        self._images_nHW = digits.images
+        self.labels_n = digits.target.astype(np.int64)
         self.class_names = [str(name) for name in digits.target_names]
-        self.names = [f"digit-{index:04d}" for index in range(len(self.labels_N))]
-        self.identity: dict[str, str | int] = {
+        self.names = [f"digit-{index:04d}" for index in range(len(self.labels_n))]
+        self.identity = {
             "name": "sklearn-digits",
-            "images": len(self.labels_N),
-            "sha256": _sha256(self._images_NHW.tobytes()),
+            "images": len(self.labels_n),
+            "sha256": hashlib.sha256(self._images_nHW.tobytes()).hexdigest(),
         }
 
     def read(self, index: int) -> NDArray[np.float32]:
-        image_CHW: NDArray[np.float32] = (self._images_NHW[index] / 8.0 - 1.0).astype(np.float32)[None]
+        image_CHW: NDArray[np.float32] = (self._images_nHW[index] / 8.0 - 1.0).astype(np.float32)[None]
         return image_CHW
 
 
-class ImageFolder:
+class ImageFolder(Source):
     """`path/CLASS/any/depth/IMAGE`: classes are the sub-folders in sorted order, images are RGB, centre-cropped to a square."""
-
-    channels = 3
 
     def __init__(self, path: Path, image_size: int) -> None:
         layout = "one sub-folder of images per class, such as cats/1.png and dogs/1.png"
         if not path.is_dir():
-            raise DataError(f"data.path {path}: no such folder; it must hold {layout}")
+            raise DataError(f"data.source.path {path}: no such folder; it must hold {layout}")
         folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         if not folders:
-            raise DataError(f"data.path {path}: no class folders; it must hold {layout}")
+            raise DataError(f"data.source.path {path}: no class folders; it must hold {layout}")
         self._image_size = image_size
         self._files: list[Path] = []
         labels: list[int] = []
         for label, folder in enumerate(folders):
-            files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+            files = image_files(folder)
             if not files:
-                raise DataError(f"data.path {path}: class folder {folder.name} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+                raise DataError(
+                    f"data.source.path {path}: class folder {folder.name} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})"
+                )
             self._files += files
             labels += [label] * len(files)
         self.class_names = [folder.name for folder in folders]
         self.names = [file.relative_to(path).as_posix() for file in self._files]
-        self.labels_N = np.array(labels, dtype=np.int64)
-        listing = "\n".join(f"{name}\t{file.stat().st_size}" for name, file in zip(self.names, self._files, strict=True))
-        self.identity: dict[str, str | int] = {
-            "name": "image-folder",
-            "images": len(self.names),
-            "listing_sha256": _sha256(listing.encode()),
-        }
+        self.labels_n = np.array(labels, dtype=np.int64)
+        self.identity = {"name": "image-folder", "images": len(self.names), "listing_sha256": listing_sha256(path, self._files)}
 
     def read(self, index: int) -> NDArray[np.float32]:
-        try:
-            with Image.open(self._files[index]) as image:
-                rgb = image.convert("RGB")
-        # PIL raises SyntaxError on some damaged PNG files; every kind means that this one image cannot be decoded.
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UnreadableImageError(str(error)) from error
-        pixels_HWC = np.asarray(centre_crop(rgb, self._image_size), dtype=np.float32)
-        return np.ascontiguousarray(pixels_HWC.transpose(2, 0, 1) / 127.5 - 1.0)
+        return read_image(self._files[index], self._image_size)
 
 
 def open_source(data: DataSection) -> Source:
-    """The source that the data section names. Raises ConfigError or DataError."""
-    if data.source == "sklearn-digits":
+    """The source that the data section names. Raises ConfigError or DataError, also if captions are asked of one that has none."""
+    source = _open(data)
+    if data.captions is not None and not source.has_captions:
+        name = "name their column in data.source.caption_column or " if isinstance(data.source, DatasetSource) else ""
+        raise ConfigError(f"data.captions: the source {data.source.kind} has no captions; {name}set captions to null")
+    return source
+
+
+def _open(data: DataSection) -> Source:
+    section = data.source
+    if isinstance(section, DigitsSource):
         return SklearnDigits(data.image_size)
-    if data.path is None:
-        raise ConfigError("data.path is null; `image-folder` needs the folder that holds one sub-folder per class")
-    return ImageFolder(Path(data.path), data.image_size)
+    if isinstance(section, EmojiSource):
+        from mudit.data.emoji import Emoji
+
+        return Emoji(section, data.image_size)
+    if isinstance(section, DatasetSource):
+        from mudit.data.own import open_dataset  # imports `datasets`, which is slow
+
+        return open_dataset(section, data.image_size)
+    return ImageFolder(Path(section.path), data.image_size)
 
 
-def centre_crop(image: Image.Image, size: int) -> Image.Image:
-    """Square centre crop of side `size` pixels, as ADM prepares ImageNet (Dhariwal & Nichol 2021, the published DiT data).
-
-    A box filter halves the image while its shorter side stays at least twice the target, a bicubic filter does the rest:
-    bicubic alone would alias on strong reductions.
-    """
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
-    ratio = size / min(image.size)
-    image = image.resize((round(image.width * ratio), round(image.height * ratio)), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+def image_files(folder: Path) -> list[Path]:
+    """Image files at any depth, in sorted order."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
 
 
-def stratified_split(labels_N: NDArray[np.int64], held_out: int, seed: int) -> dict[str, NDArray[np.int64]]:
-    """Image indices of `train` and `validation`, each in a seeded random order, validation with the class shares of the whole.
-
-    Class quotas are rounded by largest remainder, so that exactly `held_out` images are held out. Raises DataError when that
-    leaves nothing to train on.
-    """
-    total = len(labels_N)
-    if held_out >= total:
-        raise DataError(f"data.validation_images {held_out}: the source has {total} images; hold out fewer")
-    order = permutation(seed, "split", 0, total).numpy()
-    shares = np.bincount(labels_N) * held_out / total
-    quotas = np.floor(shares).astype(np.int64)
-    by_remainder = np.argsort(quotas - shares, kind="stable")
-    quotas[by_remainder[: held_out - quotas.sum()]] += 1
-    labels_in_order = labels_N[order]
-    is_held_out = np.zeros(total, dtype=bool)
-    for label, quota in enumerate(quotas):
-        is_held_out[np.flatnonzero(labels_in_order == label)[:quota]] = True
-    return {"train": order[~is_held_out], "validation": order[is_held_out]}
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+def listing_sha256(root: Path, files: Sequence[Path]) -> str:
+    """Digest of names and sizes: tells another set of files from this one without reading them."""
+    listing = "\n".join(f"{file.relative_to(root).as_posix()}\t{file.stat().st_size}" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()

