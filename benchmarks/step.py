@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mudit.config.load import load
-from mudit.config.schema import ModelSection
+from mudit.config.models import ModelSection
 from mudit.models.blocks import attend, gelu_tanh
 from mudit.models.flops import train_flops
 from mudit.models.registry import build

@@ -6,32 +6,22 @@ import math
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from mudit.config.schema import SelectSection, SweepSection
+from mudit.config.schema import SelectSection
+from mudit.config.search import SweepSection
 from mudit.errors import GridEdgeError
 from mudit.runs import Setting
-from mudit.select.optimum import (
-    Curve,
-    Interval,
-    Optimum,
-    find_optimum,
-    mean_interval,
-    pooled_intervals,
-    slope_interval,
-    verdict,
-)
+from mudit.select.optimum import Curve, Optimum, find_optimum, mean_interval, pooled_intervals, slope_interval, verdict
+from mudit.select.output_mult import OutputMultStudy, study_output_mult
+from mudit.select.records import Bounds, Record, bounds, finite
 
 FILE = "certificate.json"
 AxisName = Literal["width", "batch_size", "steps"]
 ALGORITHMS: dict[AxisName, str] = {"width": "Algorithm 1", "batch_size": "Algorithm 2", "steps": "Algorithm 3"}
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class CurvePoint(_Record):
+class CurvePoint(Record):
     """One learning rate of one setting. `mean` is null if any seed diverged; `losses` has null for a diverged seed."""
 
     log2_lr: float
@@ -39,7 +29,7 @@ class CurvePoint(_Record):
     losses: dict[int, float | None]
 
 
-class SettingResult(_Record):
+class SettingResult(Record):
     """One setting at one horizon."""
 
     value: int = Field(description="the axis's value: channels, images or steps")
@@ -49,35 +39,35 @@ class SettingResult(_Record):
     best_log2_lr: float
     best_loss: float
     optimum: float = Field(description="log2 lr of the fitted minimum, mean over seeds")
-    interval: tuple[float, float] | None
+    interval: Bounds | None
     vertices: dict[int, float]
     at_stability_edge: bool
 
 
-class Regret(_Record):
+class Regret(Record):
     """Loss of using the first setting's best learning rate at the last one, over the last one's own best. Relative to that best."""
 
     value: int
     log2_lr: float
     seeds: int
     relative: float | None = Field(description="null if the transferred rate diverges there")
-    interval: tuple[float, float] | None
+    interval: Bounds | None
 
 
-class AxisResult(_Record):
-    """One scheme along one axis."""
+class AxisResult(Record):
+    """One scheme along one axis. An axis of one value is a proxy without a check: no drift, no regret, `undecided`."""
 
     axis: AxisName
     scheme: str
     algorithm: str
     settings: list[SettingResult]
-    drift: float = Field(description="log2 lr per doubling of the axis")
-    drift_interval: tuple[float, float] | None
+    drift: float | None = Field(description="log2 lr per doubling of the axis; null on an axis of one value")
+    drift_interval: Bounds | None
     verdict: Literal["transfers", "drifts", "undecided"]
-    regret: Regret
+    regret: Regret | None = Field(description="null on an axis of one value")
 
 
-class Certificate(_Record):
+class Certificate(Record):
     """Everything that the sweeps say. `horizon` states what it was measured on: a certificate holds for no other."""
 
     experiment: str
@@ -87,6 +77,7 @@ class Certificate(_Record):
     tolerance: float
     axes: list[AxisResult]
     tuned: dict[str, SettingResult] = Field(description="scheme -> sweep at the target's width")
+    output_mult: OutputMultStudy | None = Field(description="study of the readout's multiplier; null if there was none")
 
     def axis(self, axis: AxisName, scheme: str) -> AxisResult:
         """One scheme along one axis."""
@@ -103,13 +94,15 @@ Curves = dict[Setting, dict[int, Curve]]
 
 
 def certify(experiment: str, sweep: SweepSection, select: SelectSection, curves: Curves) -> Certificate:
-    """Build the certificate. Raises GridEdgeError if a setting's best learning rate is the last of its range."""
+    """Build the certificate. Raises GridEdgeError if a setting's best learning rate is the last of its range.
+
+    The study of the readout's multiplier raises nothing: what it could not decide, it says.
+    """
     axes = [
         _axis(axis, scheme, points, curves, sweep, select)
         for scheme in sweep.schemes
         for axis, points in _axis_points(sweep, scheme).items()
     ]
-    tuned = sweep.tuned
     return Certificate(
         experiment=experiment,
         metric="validation mse of the raw weights on the fixed (image, t, noise) set",
@@ -118,36 +111,62 @@ def certify(experiment: str, sweep: SweepSection, select: SelectSection, curves:
         tolerance=select.tolerance,
         axes=axes,
         tuned={
-            scheme: _settings(
-                [(tuned.width, Setting(scheme, tuned.width, tuned.batch_size), tuned.steps)], curves, sweep.seeds, select.confidence
-            )[0]
-            for scheme in tuned.schemes
+            scheme: _settings([point], curves, sweep.seeds, select.confidence)[0] for scheme, point in _tuned_points(sweep).items()
         },
+        output_mult=(
+            study_output_mult(sweep.output_mults, curves, sweep.seeds, select.confidence, select.tolerance)
+            if sweep.output_mults is not None
+            else None
+        ),
     )
 
 
-def _axis_points(sweep: SweepSection, scheme: str) -> dict[AxisName, list[tuple[int, Setting, int]]]:
-    """Axis -> (value, setting, horizon). The sweep at the target's width extends the width axis if batch and steps match."""
+Point = tuple[int, Setting, int]  # the axis's value, setting, horizon
+
+
+def _axis_points(sweep: SweepSection, scheme: str) -> dict[AxisName, list[Point]]:
+    """The axes that there are. The sweep at the target's width extends the width axis if batch and steps match."""
     widths, batches, steps, tuned = sweep.widths, sweep.batch_sizes, sweep.steps, sweep.tuned
-    width_values = list(widths.width)
-    if scheme in tuned.schemes and (tuned.batch_size, tuned.steps) == (widths.batch_size, widths.steps):
-        width_values.append(tuned.width)
-    return {
-        "width": [(w, Setting(scheme, w, widths.batch_size), widths.steps) for w in sorted(set(width_values))],
-        "batch_size": [(b, Setting(scheme, batches.width, b), batches.steps) for b in sorted(batches.batch_size)],
-        "steps": [(t, Setting(scheme, steps.width, steps.batch_size), t) for t in sorted(steps.steps)],
+    width_values = set(widths.width)
+    if tuned is not None and scheme in tuned.schemes and (tuned.batch_size, tuned.steps) == (widths.batch_size, widths.steps):
+        width_values.add(tuned.width)
+    points: dict[AxisName, list[Point]] = {
+        "width": [(w, Setting(scheme, w, widths.batch_size), widths.steps) for w in sorted(width_values)]
     }
+    if batches is not None:
+        points["batch_size"] = [(b, Setting(scheme, batches.width, b), batches.steps) for b in sorted(set(batches.batch_size))]
+    if steps is not None:
+        points["steps"] = [(t, Setting(scheme, steps.width, steps.batch_size), t) for t in sorted(set(steps.steps))]
+    return points
+
+
+def _tuned_points(sweep: SweepSection) -> dict[str, Point]:
+    tuned = sweep.tuned
+    if tuned is None:
+        return {}
+    return {s: (tuned.width, Setting(s, tuned.width, tuned.batch_size), tuned.steps) for s in tuned.schemes}
 
 
 def _axis(
     axis: AxisName,
     scheme: str,
-    points: list[tuple[int, Setting, int]],
+    points: list[Point],
     curves: Curves,
     sweep: SweepSection,
     select: SelectSection,
 ) -> AxisResult:
     results = _settings(points, curves, sweep.seeds, select.confidence)
+    if len(points) == 1:
+        return AxisResult(
+            axis=axis,
+            scheme=scheme,
+            algorithm=ALGORITHMS[axis],
+            settings=results,
+            drift=None,
+            drift_interval=None,
+            verdict="undecided",
+            regret=None,
+        )
     x = [math.log2(result.value) for result in results for _ in result.vertices]
     y = [vertex for result in results for vertex in result.vertices.values()]
     drift, interval = slope_interval(x, y, select.confidence)
@@ -158,13 +177,13 @@ def _axis(
         algorithm=ALGORITHMS[axis],
         settings=results,
         drift=drift,
-        drift_interval=_pair(interval),
-        verdict=verdict(interval, select.tolerance),  # type: ignore[arg-type]
+        drift_interval=bounds(interval),
+        verdict=verdict(interval, select.tolerance),
         regret=_regret(first.best_log2_lr, results[-1], curves[last[1]][last[2]], sweep.seeds, select.confidence),
     )
 
 
-def _settings(points: list[tuple[int, Setting, int]], curves: Curves, seeds: list[int], confidence: float) -> list[SettingResult]:
+def _settings(points: list[Point], curves: Curves, seeds: list[int], confidence: float) -> list[SettingResult]:
     optima = [_optimum(setting, horizon, curves[setting][horizon], seeds) for _, setting, horizon in points]
     intervals = pooled_intervals([list(optimum.vertices.values()) for optimum in optima], confidence)
     return [
@@ -176,7 +195,7 @@ def _settings(points: list[tuple[int, Setting, int]], curves: Curves, seeds: lis
             best_log2_lr=optimum.best,
             best_loss=optimum.loss,
             optimum=optimum.vertex,
-            interval=_pair(interval),
+            interval=bounds(interval),
             vertices=optimum.vertices,
             at_stability_edge=optimum.at_stability_edge,
         )
@@ -202,26 +221,21 @@ def _regret(transferred: float, at: SettingResult, curve: Curve, seeds: list[int
     there, best = curve.get(transferred, {}), curve[at.best_log2_lr]
     shared = [seed for seed in seeds if seed in there and seed in best]
     differences = [(there[seed] - best[seed]) / at.best_loss for seed in shared]
-    finite = bool(differences) and all(math.isfinite(difference) for difference in differences)
+    measured = bool(differences) and all(math.isfinite(difference) for difference in differences)
     return Regret(
         value=at.value,
         log2_lr=transferred,
         seeds=len(shared),
-        relative=sum(differences) / len(differences) if finite else None,
-        interval=_pair(mean_interval(differences, confidence)) if finite else None,
+        relative=sum(differences) / len(differences) if measured else None,
+        interval=bounds(mean_interval(differences, confidence)) if measured else None,
     )
 
 
 def _points(curve: Curve) -> list[CurvePoint]:
     points = []
     for log2_lr, by_seed in sorted(curve.items()):
-        losses = {seed: loss if math.isfinite(loss) else None for seed, loss in sorted(by_seed.items())}
-        finite = [loss for loss in losses.values() if loss is not None]
-        mean = sum(finite) / len(finite) if len(finite) == len(losses) else None
+        losses = {seed: finite(loss) for seed, loss in sorted(by_seed.items())}
+        trained = [loss for loss in losses.values() if loss is not None]
+        mean = sum(trained) / len(trained) if len(trained) == len(losses) else None
         points.append(CurvePoint(log2_lr=log2_lr, mean=mean, losses=losses))
     return points
-
-
-def _pair(interval: Interval) -> tuple[float, float] | None:
-    """JSON has no infinity: an unbounded interval is null."""
-    return (interval.low, interval.high) if math.isfinite(interval.low) and math.isfinite(interval.high) else None

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy import stats
 
 # log2 lr -> seed -> loss; infinite where the run had diverged
 Curve = Mapping[float, Mapping[int, float]]
+Verdict = Literal["transfers", "drifts", "undecided"]
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,12 @@ def _vertex(best: float, losses: Sequence[float | None], below: float | None, ab
         return best - 0.5 * (above - best)
     if not math.isfinite(left):
         return best + 0.5 * (best - below)
-    curvature = left - 2 * middle + right
-    if curvature <= 0:
+    falling, rising = (middle - left) / (best - below), (right - middle) / (above - best)  # slopes on both sides
+    if rising <= falling:
         return below if left < right else above
-    offset = 0.5 * (left - right) / curvature
-    return float(min(max(best + offset * (above - best), below), above))
+    share = rising / (rising - falling)  # the parabola's slope is linear between the midpoints of the two sides
+    vertex = 0.5 * (share * (below + best) + (1 - share) * (best + above))
+    return float(min(max(vertex, below), above))
 
 
 def pooled_intervals(groups: Sequence[Sequence[float]], confidence: float) -> list[Interval]:
@@ -106,10 +109,11 @@ def slope_interval(x: Sequence[float], y: Sequence[float], confidence: float) ->
     degrees = len(x) - 2
     if degrees < 1:
         return float(fit.slope), Interval(-math.inf, math.inf)
-    return float(fit.slope), _around(float(fit.slope), float(stats.t.ppf(0.5 + confidence / 2, degrees) * fit.stderr))
+    error = fit.stderr if min(y) < max(y) else 0.0  # scipy says NaN of points on a level line
+    return float(fit.slope), _around(float(fit.slope), float(stats.t.ppf(0.5 + confidence / 2, degrees) * error))
 
 
-def verdict(interval: Interval, tolerance: float) -> str:
+def verdict(interval: Interval, tolerance: float) -> Verdict:
     """`transfers` if the drift's whole interval is within the tolerance; `drifts` if it excludes no drift; else `undecided`."""
     if -tolerance <= interval.low and interval.high <= tolerance:
         return "transfers"

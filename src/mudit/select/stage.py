@@ -27,16 +27,27 @@ def run(job: Job) -> dict[str, object]:
 
 
 def describe(certificate: Certificate) -> list[str]:
-    """One line per scheme and axis, for the log."""
+    """One line per scheme and axis and one for the study of the readout's multiplier, for the log."""
     lines = []
     for axis in certificate.axes:
-        low, high = axis.drift_interval or (float("-inf"), float("inf"))
         optima = ", ".join(f"{result.value}: {result.optimum:.2f}" for result in axis.settings)
         lines.append(
             f"{axis.algorithm} {axis.scheme}: {axis.verdict}; optimum of log2 lr by {axis.axis} {optima}; "
-            f"drift {axis.drift:+.2f} [{low:+.2f}, {high:+.2f}] per doubling"
+            f"{_drift(axis.drift, axis.drift_interval)}"
         )
+    if certificate.output_mult is not None:
+        study = certificate.output_mult
+        optima = ", ".join(f"{each.width}: {'edge' if each.optimum is None else f'{each.optimum:.2f}'}" for each in study.widths)
+        drift = _drift(study.drift, study.drift_interval)
+        lines.append(f"readout multiplier: {study.verdict}; optimum of its log2 by width {optima}; {drift}")
     return lines
+
+
+def _drift(drift: float | None, interval: tuple[float, float] | None) -> str:
+    if drift is None:
+        return "no drift to measure"
+    low, high = interval or (float("-inf"), float("inf"))
+    return f"drift {drift:+.2f} [{low:+.2f}, {high:+.2f}] per doubling"
 
 
 def _curves(job: Job) -> Curves:

@@ -1,20 +1,55 @@
-"""Run trials of one shape in groups, record losses at the horizons, stop what diverges.
+"""Run trials of one shape in packs, record losses at the horizons, stop what diverges: the engine of sweeps and random search.
 
-The learning rate is constant, so one run to the longest horizon serves every horizon (as in the paper's Figure 3c).
+The learning rate is constant after warm-up, so one run to the longest horizon serves every horizon (as in the paper's Figure 3c).
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from mudit.sweep.records import TrialRecord
-from mudit.train.group import Member, TrialGroup
+from mudit.sweep.records import RunRecord
+from mudit.train.group import Member, TrialGroup, measure_group_size
 from mudit.train.validation import ValidationSet
 
+log = logging.getLogger(__name__)
+
 _TRAILING = 10  # steps of training loss whose mean decides divergence: one unlucky batch does not
+_LARGEST_PACK = 16  # a kill costs the pack that was running, and the gain from packing is had early (docs/benchmarks.md)
+
+
+class PackedRuns:
+    """Runs members of one shape to the last of `horizons` (optimizer steps), in packs of the size that is fastest here.
+
+    The size is measured before the first pack and changes no number.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        new_group: Callable[[Sequence[Member]], TrialGroup],
+        validation: ValidationSet,
+        horizons: Sequence[int],
+        divergence_factor: float,
+    ) -> None:
+        self._name, self._new_group, self._validation = name, new_group, validation
+        self._horizons, self._divergence_factor = horizons, divergence_factor
+        self.size = 0  # trials at once; 0 until something ran
+        self.seconds: dict[int, float] = {}  # trials at once -> measured seconds per trial and step
+
+    def run(self, members: Sequence[Member], advance: Callable[..., Any]) -> Iterator[list[tuple[Member, RunRecord]]]:
+        """A pack at a time, each when it is finished. `advance(trial_steps, **columns)` reports progress."""
+        if members and not self.size:
+            self.size, self.seconds = measure_group_size(self._new_group, members[:_LARGEST_PACK])
+            timings = ", ".join(f"{size}: {seconds * 1e3:.1f}" for size, seconds in self.seconds.items())
+            log.info("%s: %d trials at once is fastest: %s ms per trial and step", self._name, self.size, timings)
+        for start in range(0, len(members), max(1, self.size)):
+            pack = members[start : start + self.size]
+            records = run_group(self._new_group(pack), self._validation, self._horizons, self._divergence_factor, advance)
+            yield list(zip(pack, records, strict=True))
 
 
 def run_group(
@@ -23,62 +58,62 @@ def run_group(
     horizons: Sequence[int],
     divergence_factor: float,
     advance: Callable[..., Any],
-) -> tuple[list[TrialRecord], int]:
-    """Train a group to the last horizon. Returns a record per member, and the trial-steps that were spent.
+) -> list[RunRecord]:
+    """Train a group to the last horizon. Returns a record per member, in the group's order.
 
-    A trial has diverged when its loss is not finite, or the mean of its last steps exceeds `divergence_factor` times its first
+    A trial has diverged when a loss is not finite, or the mean of its last steps exceeds `divergence_factor` times its first
     loss; it stops there. `advance(trial_steps, **columns)` reports progress.
     """
-    running = {member: _Running() for member in group.members}
-    spent = 0
+    runs = [_Run(member) for member in group.members]
+    running = list(runs)
     for step in range(horizons[-1]):
         losses = group.step(step).tolist()
-        spent += len(losses)
-        for member, loss in zip(group.members, losses, strict=True):
-            running[member].observe(step, loss, divergence_factor)
+        for run, loss in zip(running, losses, strict=True):
+            run.observe(step, loss, divergence_factor)
         advance(len(losses), loss=min(losses))
-        diverged = [member for member in group.members if running[member].diverged_at is not None]
-        if diverged:
-            group.keep([index for index, member in enumerate(group.members) if member not in diverged])
-            advance(len(diverged) * (horizons[-1] - step - 1))
-        if not group.members:
+        going = [index for index, run in enumerate(running) if run.diverged_at is None]
+        if len(going) < len(running):
+            advance((len(running) - len(going)) * (horizons[-1] - step - 1))
+            group.keep(going)
+            running = [running[index] for index in going]
+        if not running:
             break
         if step + 1 in horizons:
-            mse_K, vb_K = validation.losses(group.model, trials=len(group.members))
-            for member, mse, vb in zip(group.members, mse_K.tolist(), vb_K.tolist(), strict=True):
-                running[member].measure(step + 1, mse, vb)
-    return [state.record(member) for member, state in running.items()], spent
+            mse_K, vb_K = validation.losses(group.model, trials=len(running))
+            for run, mse, vb in zip(running, mse_K.tolist(), vb_K.tolist(), strict=True):
+                run.measure(step + 1, mse, vb)
+    return [run.record() for run in runs]
 
 
-class _Running:
-    """What is known of one trial so far."""
+class _Run:
+    """What is known of one run so far."""
 
-    def __init__(self) -> None:
-        self.first_loss = math.nan
-        self.trailing: deque[float] = deque(maxlen=_TRAILING)
+    def __init__(self, member: Member) -> None:
+        self._seed = member.seed
+        self._first_loss = math.nan
+        self._trailing: deque[float] = deque(maxlen=_TRAILING)
         self.diverged_at: int | None = None
-        self.losses: dict[int, dict[str, float]] = {}
+        self._losses: dict[int, dict[str, float]] = {}
 
     def observe(self, step: int, loss: float, factor: float) -> None:
         if step == 0:
-            self.first_loss = loss
-        self.trailing.append(loss)
-        mean = sum(self.trailing) / len(self.trailing)
-        if not math.isfinite(loss) or (len(self.trailing) == _TRAILING and mean > factor * self.first_loss):
+            self._first_loss = loss
+        self._trailing.append(loss)
+        mean = sum(self._trailing) / len(self._trailing)
+        if not math.isfinite(loss) or (len(self._trailing) == _TRAILING and mean > factor * self._first_loss):
             self.diverged_at = step
 
     def measure(self, horizon: int, mse: float, vb: float) -> None:
-        if not math.isfinite(mse):
-            self.diverged_at = self.diverged_at if self.diverged_at is not None else horizon
+        if not math.isfinite(mse + vb):
+            self.diverged_at = horizon
             return
-        self.losses[horizon] = {"mse": mse, "vb": vb, "train": sum(self.trailing) / len(self.trailing)}
+        self._losses[horizon] = {"mse": mse, "vb": vb, "train": sum(self._trailing) / len(self._trailing)}
 
-    def record(self, member: Member) -> TrialRecord:
-        return TrialRecord(
-            log2_lr=member.log2_lr,
-            seed=member.seed,
+    def record(self) -> RunRecord:
+        return RunRecord(
+            seed=self._seed,
             status="finished" if self.diverged_at is None else "diverged",
             diverged_at=self.diverged_at,
-            first_loss=self.first_loss,
-            losses=self.losses,
+            first_loss=self._first_loss if math.isfinite(self._first_loss) else None,
+            losses=self._losses,
         )

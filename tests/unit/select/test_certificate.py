@@ -1,4 +1,4 @@
-"""From curves to a certificate to hyperparameters."""
+"""From curves to a certificate."""
 
 from __future__ import annotations
 
@@ -6,29 +6,13 @@ import math
 
 import pytest
 
-from mudit.errors import ConfigError, GridEdgeError
+from mudit.errors import GridEdgeError
 from mudit.runs import Setting
 from mudit.select.certificate import Certificate, certify
-from mudit.select.hyperparameters import Hyperparameters
-from mudit.select.transfer_stage import transfer
-from mudit.sweep.settings import settings
+from mudit.select.stage import describe
 from support import changed
 
-SEEDS = (0, 1, 2)
-
-
-def _curves(desk, centre):
-    """Parabolas around centre(setting, horizon), with a little seed noise, on a grid that holds them."""
-    curves = {}
-    for setting, horizons in settings(desk.sweep).items():
-        curves[setting] = {}
-        for horizon in horizons:
-            middle = centre(setting, horizon)
-            points = [round(middle) + offset for offset in (-2, -1, 0, 1, 2)]
-            curves[setting][horizon] = {
-                float(point): {seed: 0.13 + 0.01 * (point - middle - 0.05 * (seed - 1)) ** 2 for seed in SEEDS} for point in points
-            }
-    return curves
+from .curves import SEEDS, parabolas
 
 
 def _ideal(setting: Setting, horizon: int) -> float:
@@ -38,7 +22,7 @@ def _ideal(setting: Setting, horizon: int) -> float:
 
 @pytest.fixture
 def certificate(desk) -> Certificate:
-    return certify("dit-digits", desk.sweep, desk.select, _curves(desk, _ideal))
+    return certify("dit-digits", desk.sweep, desk.select, parabolas(desk.sweep, _ideal))
 
 
 def test_drift_and_verdict_follow_the_curves(certificate):
@@ -53,7 +37,7 @@ def test_regret_is_what_the_first_settings_rate_costs_at_the_last(desk):
     def centre(setting, horizon):
         return -7.0 if setting.scheme == "mup" else -7.0 - 0.5 * math.log2(setting.width / 16)
 
-    certificate = certify("dit-digits", desk.sweep, desk.select, _curves(desk, centre))
+    certificate = certify("dit-digits", desk.sweep, desk.select, parabolas(desk.sweep, centre))
     assert certificate.axis("width", "mup").regret.relative == pytest.approx(0)
     regret = certificate.axis("width", "sp").regret
     # SP: best -7 at width 16; at 128 the optimum is -8.5, where the nearest grid points cost 0.25 and -7 costs 2.25 (units of 0.01)
@@ -62,7 +46,7 @@ def test_regret_is_what_the_first_settings_rate_costs_at_the_last(desk):
 
 
 def test_a_transferred_rate_that_diverges_has_no_finite_regret(desk):
-    curves = _curves(desk, lambda setting, horizon: -7.0 if setting.scheme == "mup" or setting.width < 128 else -8.0)
+    curves = parabolas(desk.sweep, lambda setting, horizon: -7.0 if setting.scheme == "mup" or setting.width < 128 else -8.0)
     target = curves[Setting("sp", 128, 64)][200]
     target[-7.0] = dict.fromkeys(SEEDS, math.inf)
     regret = certify("dit-digits", desk.sweep, desk.select, curves).axis("width", "sp").regret
@@ -70,7 +54,7 @@ def test_a_transferred_rate_that_diverges_has_no_finite_regret(desk):
 
 
 def test_an_optimum_on_the_edge_is_an_error_that_names_the_setting(desk):
-    curves = _curves(desk, _ideal)
+    curves = parabolas(desk.sweep, _ideal)
     curve = curves[Setting("mup", 64, 64)][200]
     for point in [point for point in curve if point < -7]:
         del curve[point]
@@ -85,20 +69,27 @@ def test_json_round_trip_without_infinities(desk, certificate, tmp_path):
     assert "Infinity" not in certificate.model_dump_json() and "NaN" not in certificate.model_dump_json()
 
 
-def test_transfer_is_algorithm_4(desk, certificate, tmp_path):
-    mup = transfer(desk, certificate, "mup")
-    assert (mup.log2_lr, mup.width, mup.certified) == (-7.0, desk.train.width, True)
-    assert transfer(desk, certificate, "sp-tuned").log2_lr == -9.0
-    assert transfer(desk, certificate, "sp-published").log2_lr == pytest.approx(math.log2(1e-4))
-    mup.write(tmp_path)
-    assert Hyperparameters.read(tmp_path) == mup
+def test_axes_that_were_not_run_are_not_there(desk):
+    sweep = changed(desk.sweep, batch_sizes=None, steps=None, tuned=None)
+    certificate = certify("x", sweep, desk.select, parabolas(sweep, _ideal))
+    assert {(axis.axis, axis.scheme) for axis in certificate.axes} == {("width", "mup"), ("width", "sp")}
+    assert certificate.tuned == {} and certificate.output_mult is None
+    assert [result.value for result in certificate.axis("width", "sp").settings] == [16, 32, 64]
 
 
-def test_a_transfer_that_is_not_certified_says_so(desk):
-    certificate = certify("dit-digits", desk.sweep, desk.select, _curves(desk, lambda s, h: -7.1 - math.log2(s.width / 32)))
-    assert transfer(desk, certificate, "mup").certified is False
+def test_a_bare_proxy_has_an_optimum_and_no_drift(desk, tmp_path):
+    sweep = changed(desk.sweep, batch_sizes=None, steps=None, tuned=None, widths__width=[32])
+    certificate = certify("x", sweep, desk.select, parabolas(sweep, _ideal))
+    axis = certificate.axis("width", "mup")
+    assert (axis.drift, axis.drift_interval, axis.regret, axis.verdict) == (None, None, None, "undecided")
+    assert axis.settings[0].optimum == pytest.approx(-7.1) and axis.settings[0].best_log2_lr == -7
+    assert "undecided" in describe(certificate)[0] and "no drift to measure" in describe(certificate)[0]
+    (tmp_path / "certificate.json").write_text(certificate.model_dump_json())
+    assert Certificate.read(tmp_path) == certificate
 
 
-def test_a_proxy_that_was_not_swept_is_one_clear_line(desk, certificate):
-    with pytest.raises(ConfigError, match="no sweep of mup at width 32, batch 64, 999 steps"):
-        transfer(changed(desk, transfer__proxy_steps=999), certificate, "mup")
+def test_a_bare_proxy_and_the_targets_sweep_make_an_axis(desk):
+    sweep = changed(desk.sweep, batch_sizes=None, steps=None, widths__width=[32])
+    axis = certify("x", sweep, desk.select, parabolas(sweep, _ideal)).axis("width", "sp")
+    assert [result.value for result in axis.settings] == [32, 128]
+    assert axis.drift == pytest.approx(-1) and axis.verdict == "drifts"

@@ -68,6 +68,11 @@ def test_slope_interval_of_an_exact_line_is_a_point():
     assert slope_interval([0, 1], [0, 1], 0.95)[1] == Interval(-math.inf, math.inf)
 
 
+def test_slope_interval_of_a_level_line_is_a_point_too():
+    """All seeds' vertices are equal where the next rate up diverges for all of them: no drift, and not an unknown one."""
+    assert slope_interval([4, 4, 5, 5], [0.4, 0.4, 0.4, 0.4], 0.95) == (0.0, Interval(0.0, 0.0))
+
+
 @pytest.mark.parametrize(
     ("low", "high", "expected"),
     [(-0.2, 0.2, "transfers"), (-0.24, -0.01, "transfers"), (-0.9, -0.3, "drifts"), (0.1, 0.6, "drifts"), (-0.1, 0.4, "undecided")],

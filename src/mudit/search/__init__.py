@@ -1,0 +1,1 @@
+"""Random search of the base hyperparameters on the proxy: draws (`space`), statistics (`sensitivity`), `records`, the stage."""
