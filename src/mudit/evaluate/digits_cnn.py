@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mudit import random
+from mudit.evaluate.threads import one_thread
 
 FEATURES = 64
 _EPOCHS, _BATCH, _SEED = 12, 64, 0
@@ -46,17 +47,13 @@ class DigitsCNN(nn.Module):
 def train(images_NCHW: Tensor, labels_N: Tensor, num_classes: int) -> DigitsCNN:
     """Trains on uint8 images and int64 labels: AdamW, one-cycle learning rate, random shifts. A pure function of its arguments.
 
-    One thread, because sums split over threads round differently: the weights must not depend on the machine's load.
+    Runs on one thread: the weights must not depend on the machine's load.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random.torch_seed(_SEED, "digits-cnn"))
             network = DigitsCNN(images_NCHW.shape[1], num_classes)
         _fit(network, images_NCHW, labels_N)
-    finally:
-        torch.set_num_threads(threads)
     return network.eval()
 
 

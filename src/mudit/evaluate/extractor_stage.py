@@ -1,7 +1,10 @@
 """The stage `extractor`: the feature extractor, trained if it must be, and the real images' features, computed once for all runs.
 
 Artefact: `extractor.json` (identity, accuracy on held-out images), `features.safetensors` (`train` and `validation`, float32
-[N, D]) and, for an extractor that is trained here, `weights.safetensors`.
+[N, D], and their class labels, int64 [N]: the references of each class) and, for an extractor that is trained here,
+`weights.safetensors`.
+
+Shapes: N images, B batch, C channels, H W height and width, D features, K classes.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -37,25 +40,27 @@ def run(job: Job) -> dict[str, Any]:
     kind = find_kind(name)
     store = LatentStore.open(job.inputs["data"])
     store.verify()
-    if store.info.num_classes != job.config.model.num_classes:
-        raise DataError(f"the store has {store.info.num_classes} classes, model.num_classes is {job.config.model.num_classes}")
+    wanted = getattr(job.config.model, "num_classes", None)  # text models have none: their classes are the store's
+    if wanted not in (None, store.info.num_classes):
+        raise DataError(f"the store has {store.info.num_classes} classes, model.num_classes is {wanted}; make them equal")
     if kind.trained:
         _train(store, job.out / WEIGHTS_FILE)
     extractor = load_extractor(name, job.out)
-    features: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     accuracy = {}
     for split in SPLITS:
-        features[split], logits_NK = extractor.features(real_images(store, split))
+        tensors[split], logits_NK = extractor.features(real_images(store, split))
+        labels_N = tensors[_labels_of(split)] = store.split(split).labels(torch.arange(len(tensors[split])))
         if logits_NK is not None:
-            accuracy[split] = _accuracy(logits_NK, store, split)
-    save_tensors(features, job.out / FEATURES_FILE)
+            accuracy[split] = _accuracy(logits_NK, labels_N)
+    save_tensors(tensors, job.out / FEATURES_FILE)
     identity = {
         "name": name,
         "sha256": extractor.sha256,
-        "features": features["train"].shape[1],
+        "features": tensors["train"].shape[1],
         "knows_classes": kind.logits is not None,
         "accuracy": accuracy or None,
-        "images": {split: len(values) for split, values in features.items()},
+        "images": {split: len(tensors[split]) for split in SPLITS},
     }
     (job.out / IDENTITY_FILE).write_text(json.dumps(identity, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return {**identity, "flops": 0, "device": extractor.device}
@@ -74,9 +79,21 @@ def load_identity(folder: Path) -> dict[str, Any]:
     return identity
 
 
-def load_real_features(folder: Path) -> dict[str, Tensor]:
-    """Features of the real images by split, float32 [N, D]."""
-    return load_file(folder / FEATURES_FILE)
+class RealFeatures(NamedTuple):
+    """Real images of one split as the extractor sees them, in store order."""
+
+    features_ND: Tensor  # float32
+    labels_N: Tensor  # int64
+
+    def of_class(self, label: int) -> Tensor:
+        """Features of one class, float32 [., D]."""
+        return self.features_ND[self.labels_N == label]
+
+
+def load_real_features(folder: Path) -> dict[str, RealFeatures]:
+    """The real images by split."""
+    tensors = load_file(folder / FEATURES_FILE)
+    return {split: RealFeatures(tensors[split], tensors[_labels_of(split)]) for split in SPLITS}
 
 
 def open_extractor(folder: Path) -> Extractor:
@@ -94,7 +111,11 @@ def _train(store: LatentStore, path: Path) -> None:
     save_tensors(network.state_dict(), path)
 
 
-def _accuracy(logits_NK: Tensor, store: LatentStore, split: SplitName) -> dict[str, Any]:
-    correct_N = logits_NK.argmax(dim=1) == store.split(split).labels(torch.arange(len(logits_NK)))
+def _labels_of(split: str) -> str:
+    return f"{split}_labels"
+
+
+def _accuracy(logits_NK: Tensor, labels_N: Tensor) -> dict[str, Any]:
+    correct_N = logits_NK.argmax(dim=1) == labels_N
     correct, count = int(correct_N.sum()), len(correct_N)
     return {"value": correct / count, "interval": wilson(correct, count), "n": count}

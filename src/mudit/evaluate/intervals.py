@@ -1,11 +1,15 @@
-"""Intervals of metrics: Wilson for shares, a delete-a-group jackknife for the Fréchet distance."""
+"""Intervals of metrics: Wilson for shares, a bootstrap for means, a delete-a-group jackknife for the Fréchet distance."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 CONFIDENCE = 0.95
+RESAMPLES = 2000
 
 
 def wilson(successes: int, count: int) -> list[float]:
@@ -14,6 +18,22 @@ def wilson(successes: int, count: int) -> list[float]:
 
     interval = binomtest(successes, count).proportion_ci(CONFIDENCE, method="wilson")
     return [float(interval.low), float(interval.high)]
+
+
+def bootstrap(values_N: NDArray[np.float64], seed: int) -> list[float]:
+    """Percentile bootstrap interval of the mean over two or more images, from `seed` alone."""
+    from scipy.stats import bootstrap as scipys  # slow import
+
+    result = scipys(
+        (values_N,),
+        np.mean,
+        n_resamples=RESAMPLES,
+        batch=100,  # bounds memory
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    return [float(result.confidence_interval.low), float(result.confidence_interval.high)]
 
 
 def jackknife(value: float, without_group: Sequence[float]) -> list[float]:

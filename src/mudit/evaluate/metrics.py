@@ -69,13 +69,27 @@ def distribution_metrics(generated_ND: Tensor, real_ND: Tensor, section: Evaluat
         raise ConfigError(f"evaluate.kid_subset_size {section.kid_subset_size}: the smaller set has {fewest} images; lower it")
     if section.neighbours >= fewest:
         raise ConfigError(f"evaluate.neighbours {section.neighbours}: the smaller set has {fewest} images; lower it")
-    figures = torch_fidelity.calculate_metrics(
+    figures = _figures(generated_ND, real_ND, section, fid=True, kid=True, prc=True)
+    return {
+        "frechet_distance": figures[torch_fidelity.KEY_METRIC_FID],
+        "kernel_distance": figures[torch_fidelity.KEY_METRIC_KID_MEAN],
+        "kernel_distance_std": figures[torch_fidelity.KEY_METRIC_KID_STD],
+        "precision": figures[torch_fidelity.KEY_METRIC_PRECISION],
+        "recall": figures[torch_fidelity.KEY_METRIC_RECALL],
+    }
+
+
+def kernel_distance(generated_ND: Tensor, real_ND: Tensor, section: EvaluateSection) -> tuple[float, float]:
+    """torch-fidelity's kernel distance alone: mean and standard deviation over subsets, none larger than either set."""
+    figures = _figures(generated_ND, real_ND, section, kid=True)
+    return figures[torch_fidelity.KEY_METRIC_KID_MEAN], figures[torch_fidelity.KEY_METRIC_KID_STD]
+
+
+def _figures(generated_ND: Tensor, real_ND: Tensor, section: EvaluateSection, **wanted: bool) -> dict[str, float]:
+    return torch_fidelity.calculate_metrics(
         input1=FeatureSet(generated_ND),
         input2=FeatureSet(real_ND),
         feature_extractor=_PASS_THROUGH,
-        fid=True,
-        kid=True,
-        prc=True,
         kid_subsets=section.kid_subsets,
         kid_subset_size=section.kid_subset_size,
         prc_neighborhood=section.neighbours,
@@ -85,11 +99,5 @@ def distribution_metrics(generated_ND: Tensor, real_ND: Tensor, section: Evaluat
         cuda=False,
         cache=False,
         verbose=False,
+        **wanted,
     )
-    return {
-        "frechet_distance": figures[torch_fidelity.KEY_METRIC_FID],
-        "kernel_distance": figures[torch_fidelity.KEY_METRIC_KID_MEAN],
-        "kernel_distance_std": figures[torch_fidelity.KEY_METRIC_KID_STD],
-        "precision": figures[torch_fidelity.KEY_METRIC_PRECISION],
-        "recall": figures[torch_fidelity.KEY_METRIC_RECALL],
-    }

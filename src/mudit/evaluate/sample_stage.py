@@ -1,7 +1,7 @@
 """The stage `sample`: images from the EMA weights of one target run.
 
-Image i asks for class i mod K and draws its noise from (seed, i), so the set does not depend on batch size or process count, and a
-prefix of it is a balanced smaller set.
+Image i asks for class i mod K, or for caption i mod V of the V held-out ones, and draws its noise from (seed, i), so the set does
+not depend on batch size or process count, and a prefix of it is a smaller set of the same kind.
 
 Shapes: B batch, C channels, H W height and width.
 """
@@ -19,10 +19,12 @@ from torch import nn
 from mudit.data.encoders import Encoder
 from mudit.data.format import sha256_file
 from mudit.data.reader import LatentStore
-from mudit.diffusion.gaussian import GaussianDiffusion
+from mudit.diffusion.objective import make_objective
 from mudit.diffusion.samplers import Sampler, guided, initial_noise, make_sampler
-from mudit.evaluate.samples import Samples, balanced_labels, concatenate, load_samples, save_samples, write_artefact
+from mudit.evaluate.prompts import Prompts, make_prompts
+from mudit.evaluate.samples import Samples, concatenate, load_samples, save_samples, write_artefact
 from mudit.logs import progress
+from mudit.models.condition import map_condition
 from mudit.models.flops import inference_flops
 from mudit.train.weights import load_model
 
@@ -38,8 +40,9 @@ def run(job: Job) -> dict[str, Any]:
     section, model_section = job.config.sample, job.config.model
     store = LatentStore.open(job.inputs["data"])
     store.check_fits(model_section)
-    settings = _settings(job, store)
-    batches = _Batches(job, store.encoder())
+    prompts = make_prompts(store, model_section)
+    settings = _settings(job, store, prompts)
+    batches = _Batches(job, store.encoder(), prompts)
     _start_or_resume(job.state, {**settings, "batch_size": section.batch_size})
     parts = []
     with progress(section.images, f"sample {job.key}") as bar:
@@ -48,7 +51,7 @@ def run(job: Job) -> dict[str, Any]:
             parts.append(_batch(job.state / f"images-{first:08d}.safetensors", batches, numbers_B))
             bar.advance(len(numbers_B))
     samples = concatenate(parts)
-    write_artefact(job.out, samples, settings)
+    write_artefact(job.out, samples, settings, prompts.texts(section.images))
     shutil.rmtree(job.state)
     passes = section.images * section.steps * (1 if section.guidance == 1.0 else 2)
     return {
@@ -71,30 +74,31 @@ def _batch(path: Path, batches: _Batches, numbers_B: torch.Tensor) -> Samples:
 class _Batches:
     """Draws any images by number: network, sampler and decoder of one run."""
 
-    def __init__(self, job: Job, encoder: Encoder) -> None:
+    def __init__(self, job: Job, encoder: Encoder, prompts: Prompts) -> None:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._config: Experiment = job.config
-        self._encoder = encoder
+        self._encoder, self._prompts = encoder, prompts
         self._network: nn.Module = load_model(job.inputs[f"train/{job.key}"], job.config).eval().to(self.device)
         section = job.config.sample
-        self._sampler: Sampler = make_sampler(section.sampler, GaussianDiffusion.linear(job.config.diffusion), section.steps)
+        self._sampler: Sampler = make_sampler(section.sampler, make_objective(job.config.diffusion), section.steps)
 
     @torch.inference_mode()
     def draw(self, numbers_B: torch.Tensor) -> Samples:
         section, model = self._config.sample, self._config.model
-        numbers_B = numbers_B.to(self.device)
-        labels_B = balanced_labels(numbers_B, model.num_classes)
-        denoiser = guided(self._network, labels_B, model.num_classes, section.guidance, section.guide_channels)
-        noise_BCHW = initial_noise(section.seed, numbers_B, (model.channels, model.image_size, model.image_size))
-        latents_BCHW = self._sampler.sample(denoiser, noise_BCHW, numbers_B, section.seed).cpu()
+        prompt = self._prompts.of(numbers_B)
+        condition, null = (map_condition(lambda part: part.to(self.device), each) for each in (prompt.condition, prompt.null))
+        denoiser = guided(self._network, condition, null, section.guidance, section.guide_channels)
+        places_B = numbers_B.to(self.device)
+        noise_BCHW = initial_noise(section.seed, places_B, (model.channels, model.image_size, model.image_size))
+        latents_BCHW = self._sampler.sample(denoiser, noise_BCHW, places_B, section.seed).cpu()
         finite_B = latents_BCHW.isfinite().flatten(1).all(dim=1)
         images_BCHW = self._encoder.decode(torch.where(finite_B[:, None, None, None], latents_BCHW, 0.0))
         images_BCHW[~finite_B] = 0
         seeds_B2 = torch.stack([torch.full_like(numbers_B, section.seed), numbers_B], dim=1)
-        return Samples(images_BCHW, labels_B.cpu(), seeds_B2.cpu(), finite_B)
+        return Samples(images_BCHW, prompt.labels_B, seeds_B2, finite_B, prompt.captions_B, prompt.subjects_B)
 
 
-def _settings(job: Job, store: LatentStore) -> dict[str, Any]:
+def _settings(job: Job, store: LatentStore, prompts: Prompts) -> dict[str, Any]:
     """Everything that the images depend on, for `sample.json` and for whoever states a metric of them."""
     section = job.config.sample.model_dump(mode="json", exclude={"batch_size", "train_seeds"})
     train = job.inputs[f"train/{job.key}"]
@@ -102,6 +106,7 @@ def _settings(job: Job, store: LatentStore) -> dict[str, Any]:
         **section,
         "run": job.key,
         "clip_denoised": False,
+        "prompts": prompts.identity,
         "class_names": store.info.class_names,
         "decoder": store.info.encoder,
         "weights": {"file": "ema.safetensors", "sha256": sha256_file(train / "ema.safetensors")},

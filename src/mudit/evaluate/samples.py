@@ -1,4 +1,4 @@
-"""The artefact of the stage `sample`: `samples.safetensors`, `sample.json`, `grid.png`.
+"""The artefact of the stage `sample`: `samples.safetensors`, `sample.json`, `grid.png`, and `captions.json` for text models.
 
 Shapes: N images, C channels, H W height and width in pixels.
 """
@@ -10,43 +10,40 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from safetensors.torch import load_file
 from torch import Tensor
 
 from mudit.data.tensors import save_tensors
+from mudit.evaluate.sheets import caption_sheet, class_sheet
 
 SAMPLES_FILE = "samples.safetensors"
 SETTINGS_FILE = "sample.json"
+CAPTIONS_FILE = "captions.json"
 GRID_FILE = "grid.png"
 
-_COLUMNS, _ROWS = 10, 6
-_CELL, _GAP, _CAPTION = 56, 6, 22  # pixels of the picture
-_PAPER, _INK = (255, 255, 255), (110, 110, 110)
+_SHOWN = 24  # images with captions in the picture
 
 
 class Samples(NamedTuple):
     """Generated images. `finite_N` is false where the sampler left the number range; such an image is all zeros."""
 
     images_NCHW: Tensor  # uint8
-    labels_N: Tensor  # int64, the class asked for
+    labels_N: Tensor  # int64, the class asked for; with captions, the class of the caption's own image
     seeds_N2: Tensor  # int64: seed and image number, which together fix the noise
     finite_N: Tensor  # bool
-
-
-def balanced_labels(numbers_B: Tensor, num_classes: int) -> Tensor:
-    """Class of each image number: classes take turns, so any run of images is balanced."""
-    return numbers_B % num_classes
+    captions_N: Tensor | None = None  # int64, place in the validation split of the caption asked for; None for label models
+    subjects_N: Tensor | None = None  # int64, that caption's subject; None where the store knows no subjects
 
 
 def concatenate(parts: list[Samples]) -> Samples:
     """Batches in order."""
-    return Samples(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+    columns = zip(Samples._fields, zip(*parts, strict=True), strict=True)
+    return Samples(**{name: torch.cat(tensors) for name, tensors in columns if tensors[0] is not None})
 
 
 def save_samples(path: Path, samples: Samples) -> None:
     """One safetensors file, in one rename."""
-    save_tensors(samples._asdict(), path)
+    save_tensors({name: tensor for name, tensor in samples._asdict().items() if tensor is not None}, path)
 
 
 def load_samples(path: Path) -> Samples:
@@ -54,46 +51,18 @@ def load_samples(path: Path) -> Samples:
     return Samples(**load_file(path))
 
 
-def write_artefact(folder: Path, samples: Samples, settings: dict[str, Any]) -> None:
-    """Images, how they were made, and a picture of the first of them."""
+def write_artefact(folder: Path, samples: Samples, settings: dict[str, Any], captions: list[str] | None) -> None:
+    """Images, how they were made, what was asked for, and a picture of the first of them."""
     save_samples(folder / SAMPLES_FILE, samples)
     (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    grid(samples, settings["class_names"]).save(folder / GRID_FILE, optimize=True)
+    if captions is None:
+        picture = class_sheet(samples.images_NCHW, samples.labels_N, settings["class_names"])
+    else:
+        (folder / CAPTIONS_FILE).write_text(json.dumps(captions, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+        picture = caption_sheet(samples.images_NCHW[:_SHOWN], captions[:_SHOWN])
+    picture.save(folder / GRID_FILE, optimize=True)
 
 
 def load_artefact(folder: Path) -> tuple[Samples, dict[str, Any]]:
     """Images and settings of a finished `sample`."""
     return load_samples(folder / SAMPLES_FILE), json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-
-
-def grid(samples: Samples, class_names: list[str]) -> Image.Image:
-    """The first images of each of the first ten classes: a class per column, small images enlarged by whole pixels."""
-    num_classes = len(class_names)
-    columns = min(_COLUMNS, num_classes)
-    rows = min(_ROWS, len(samples.labels_N) // num_classes) or 1
-    side = samples.images_NCHW.shape[-1]
-    cell = side * max(1, round(_CELL / side))
-    step = cell + _GAP
-    picture = Image.new("RGB", (columns * step + _GAP, rows * step + _GAP + _CAPTION), _PAPER)
-    draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(size=12)
-    for column in range(columns):
-        left = _GAP + column * step
-        draw.text((left + cell / 2, _CAPTION / 2 + 2), _shortened(class_names[column], draw, font, cell), _INK, font, anchor="mm")
-        for row in range(rows):
-            number = row * num_classes + column
-            if number < len(samples.labels_N):
-                image = _picture_of(samples.images_NCHW[number]).resize((cell, cell), Image.Resampling.NEAREST)
-                picture.paste(image, (left, _CAPTION + _GAP + row * step))
-    return picture
-
-
-def _picture_of(image_CHW: Tensor) -> Image.Image:
-    rgb_CHW = image_CHW.expand(3, -1, -1) if image_CHW.shape[0] == 1 else image_CHW
-    return Image.fromarray(rgb_CHW.permute(1, 2, 0).numpy())
-
-
-def _shortened(text: str, draw: ImageDraw.ImageDraw, font: Any, width: int) -> str:
-    while len(text) > 1 and draw.textlength(text, font) > width:
-        text = text[:-2] + "…"
-    return text

@@ -1,4 +1,4 @@
-"""A digits store, its extractor's artefact, and a target with random weights: what sampling and evaluation read."""
+"""What sampling and evaluation read: a digits store and a captioned one, extractor, scorer, and targets with random weights."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ import torch
 
 import mudit.data.stage
 import mudit.evaluate.extractor_stage
+import mudit.evaluate.scorer_stage
 from mudit.config.load import load
 from mudit.models.registry import build
 from mudit.parametrization.apply import parametrize
 from mudit.parametrization.table import table_for
 from mudit.stages import Artefact, Job, parse, scoped
 from mudit.train.weights import save_weights
+
+from . import text_world
 
 WIDTH = 16
 
@@ -56,17 +59,19 @@ def extractor(digits, make_job, store, tmp_path_factory):
     return job.out
 
 
-def write_target(folder: Path, experiment, scale: float = 1.0) -> Path:
-    """A train artefact with weights as initialised, times `scale`; the readout is drawn too, or every sample would be noise."""
+def write_target(folder: Path, experiment, scale: float = 1.0, alignment_weight: float = 0.0) -> Path:
+    """A train artefact with weights as initialised, times `scale`, and none of them zero: each part of the model has its say."""
     folder.mkdir(parents=True)
     table = table_for(experiment.model, WIDTH, "mup")
     model = parametrize(build(experiment.model, WIDTH), table, seed=0)
     with torch.no_grad():
+        generator = torch.Generator().manual_seed(0)
         for parameter in model.parameters():
-            parameter.mul_(scale)
-        model.final_layer.linear.weight.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
-    save_weights(folder, model, model, {"family": "dit", "scheme": "mup", "width": WIDTH, "parametrization": table.digest})
-    (folder / "run.json").write_text(json.dumps({"arm": "mup", "seed": 0, "ema_decay": 0.99}))
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator)).mul_(scale)
+    family = experiment.model.family
+    save_weights(folder, model, model, {"family": family, "scheme": "mup", "width": WIDTH, "parametrization": table.digest})
+    outcome = {"arm": "mup", "seed": 0, "ema_decay": 0.99, "alignment_weight": alignment_weight}
+    (folder / "run.json").write_text(json.dumps(outcome))
     return folder
 
 
@@ -78,3 +83,28 @@ def target(digits, tmp_path_factory):
 @pytest.fixture(scope="session")
 def diverged_target(digits, tmp_path_factory):
     return write_target(tmp_path_factory.mktemp("diverged") / "mup_s0", digits, scale=float("nan"))
+
+
+@pytest.fixture(scope="session")
+def captioned(digits):
+    """family -> an experiment on the captioned world."""
+    return {family: text_world.experiment(digits, family) for family in text_world.FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def text_store(tmp_path_factory):
+    return text_world.write_store(tmp_path_factory.mktemp("text")).folder
+
+
+@pytest.fixture(scope="session")
+def text_extractor(captioned, make_job, text_store, tmp_path_factory):
+    job = make_job(captioned["mmdit"], "extractor", tmp_path_factory.mktemp("text-extractor"), {"data": text_store})
+    mudit.evaluate.extractor_stage.run(job)
+    return job.out
+
+
+@pytest.fixture(scope="session")
+def scorer(captioned, make_job, text_store, tmp_path_factory):
+    job = make_job(captioned["mmdit"], "scorer", tmp_path_factory.mktemp("scorer"), {"data": text_store})
+    mudit.evaluate.scorer_stage.run(job)
+    return job.out

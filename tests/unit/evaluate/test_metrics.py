@@ -41,11 +41,11 @@ def test_torch_fidelity_gives_the_closed_form():
 
 
 def test_our_distance_gives_the_closed_form():
-    first, second = (Moments.of(gaussian(300, mean, std, 2).numpy()) for mean, std in ((MEAN_1, STD_1), (MEAN_2, STD_2)))
+    first, second = (gaussian(300, mean, std, 2).numpy() for mean, std in ((MEAN_1, STD_1), (MEAN_2, STD_2)))
     expected = closed_form(MEAN_1, STD_1, MEAN_2, STD_2)
-    assert Reference(first).distance(second) == pytest.approx(expected, rel=1e-5)
-    assert Reference(second).distance(first) == pytest.approx(expected, rel=1e-5)
-    assert Reference(first).distance(first) == pytest.approx(0, abs=1e-9)
+    assert Reference(Moments.of(first)).distance(second) == pytest.approx(expected, rel=1e-5)
+    assert Reference(Moments.of(second)).distance(first) == pytest.approx(expected, rel=1e-5)
+    assert Reference(Moments.of(first)).distance(first) == pytest.approx(0, abs=1e-9)
 
 
 @pytest.mark.parametrize(("count", "dims"), [(500, 16), (40, 64)], ids=["full rank", "singular"])
@@ -54,7 +54,7 @@ def test_three_implementations_agree(count, dims):
     mixing_DD = rng.standard_normal((dims, dims)) / dims**0.5
     first_ND, second_ND = rng.standard_normal((count, dims)), rng.standard_normal((count, dims)) @ mixing_DD + 0.1
     first, second = Moments.of(first_ND), Moments.of(second_ND)
-    ours = Reference(first).distance(second)
+    ours = Reference(first).distance(second_ND)
     stats = [{"mu": moments.mean_D, "sigma": moments.covariance_DD} for moments in (first, second)]
     theirs = fid_statistics_to_metric(*stats, verbose=False)[torch_fidelity.KEY_METRIC_FID]
     shift_D = first.mean_D - second.mean_D
@@ -62,6 +62,23 @@ def test_three_implementations_agree(count, dims):
     scipys = shift_D @ shift_D + np.trace(first.covariance_DD + second.covariance_DD - 2 * root_DD)
     assert ours == pytest.approx(theirs, rel=1e-5)
     assert ours == pytest.approx(scipys, rel=1e-5 if count > dims else 1e-2)  # sqrtm itself is inexact on singular matrices
+
+
+@pytest.mark.parametrize("count", [30, 63, 64, 65, 200])
+def test_both_forms_of_the_distance_agree(count):
+    """Fewer images than features take the smaller matrix; the distance must not notice.
+
+    The tolerance is the expected value's: eigenvalues that are zero come out as 1e-16 and have roots of 1e-8.
+    """
+    rng = np.random.default_rng(1)
+    reference = Moments.of(rng.standard_normal((300, 64)) * 1.5)
+    features_ND = rng.standard_normal((count, 64)) + 0.2
+    root_DD = sqrtm(reference.covariance_DD).real
+    other = Moments.of(features_ND)
+    root = np.sqrt(np.linalg.eigvalsh(root_DD @ other.covariance_DD @ root_DD).clip(min=0)).sum()
+    shift_D = other.mean_D - reference.mean_D
+    expected = shift_D @ shift_D + np.trace(other.covariance_DD) + np.trace(reference.covariance_DD) - 2 * root
+    assert Reference(reference).distance(features_ND) == pytest.approx(expected, rel=1e-7)
 
 
 def test_identical_sets_are_perfect():
@@ -113,7 +130,7 @@ def test_jackknife_of_the_frechet_distance_matches_repetition():
     values, halves = [], []
     for _ in range(60):
         features_ND = 1.3 * rng.standard_normal((240, 8)) + 0.3
-        values.append(reference.distance(Moments.of(features_ND)))
+        values.append(reference.distance(features_ND))
         low, high = jackknife(values[-1], leave_group_out(features_ND, reference, 20))
         halves.append((high - low) / 2)
     true_half = 2.093 * np.std(values, ddof=1)  # t quantile of 19 degrees of freedom

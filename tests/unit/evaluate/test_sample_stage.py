@@ -10,7 +10,8 @@ from PIL import Image
 
 from mudit.errors import DataError
 from mudit.evaluate import sample_stage
-from mudit.evaluate.samples import GRID_FILE, Samples, grid, load_artefact
+from mudit.evaluate.samples import GRID_FILE, load_artefact
+from mudit.evaluate.sheets import class_sheet
 
 
 @pytest.fixture
@@ -118,8 +119,5 @@ def test_grid_has_a_column_per_class_and_whole_pixels(digits, sample):
     with Image.open(job.out / GRID_FILE) as picture:
         assert picture.size == (10 * (56 + 6) + 6, 2 * (56 + 6) + 6 + 22)
     colours = torch.arange(12, dtype=torch.uint8)[:, None, None, None].expand(12, 3, 8, 8) * 20
-    samples = Samples(
-        colours.contiguous(), torch.arange(12) % 3, torch.zeros(12, 2, dtype=torch.int64), torch.ones(12, dtype=torch.bool)
-    )
-    small = grid(samples, ["a", "a class whose name is far too long", "c"])
+    small = class_sheet(colours, torch.arange(12) % 3, ["a", "a class whose name is far too long", "c"])
     assert small.getpixel((6 + 62 + 5, 22 + 6 + 2 * 62 + 5)) == (140, 140, 140)  # row 2, column 1: image 7
