@@ -115,8 +115,8 @@ class Arm(Section):
 
     scheme: SchemeName = Field(description="parametrization and initialisation")
     log2_lr: Log2 | Literal["transferred", "tuned"] | SqrtBatchRate = Field(
-        description="a number; `transferred` from the proxy, with whatever else `search` searched; `tuned` by the arm's own sweep at "
-        "the target width; or a rate that follows the root of the batch size"
+        description="a number; `transferred` from the proxy, with whatever else `search` searched; `tuned` by the arm's own sweep "
+        "at the target width; or a rate that follows the root of the batch size"
     )
 
 

@@ -19,13 +19,16 @@ if TYPE_CHECKING:
 
 TITLES = {"mup": "μP", "sp": "SP, the control"}
 _DECAY = "every weight, decay"
+_CURVES, _LEAST = 4.1, 5.6  # inches: height of the panel of curves, and the least of the panel of slopes
+_ROW, _FOOT = 0.145, 0.56  # inches: height of a row of slopes, and from the axes down to the legend
 _MARKERS = {"size": "o", "update": "D", "decay": "s"}
 _LABELS = {"size": "size of the output", "update": "change since initialisation", "decay": "weight decay"}
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
     """All four panels as one picture. `report` is the content of `coordcheck.json`."""
-    with canvas(11, 9.2, 2, 2, height_ratios=[1, 1.35]) as (figure, axes):
+    below = slopes_height(report)
+    with canvas(11, _CURVES + below, 2, 2, height_ratios=[_CURVES, below]) as (figure, axes):
         for column, scheme in enumerate(TITLES):
             curves_panel(axes[column], report, scheme)
             slopes_panel(axes[2 + column], report, scheme, labels=column == 0)
@@ -77,15 +80,21 @@ def slopes_panel(ax: Axes, report: dict[str, Any], scheme: str, *, labels: bool 
             ax.scatter(*_columns(dots), s=13, marker=marker, facecolor=face, edgecolor=colours[step], linewidth=0.9, zorder=3)
     ax.set_xlim(*_slope_limits(report))
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_yticks(range(len(rows)), rows if labels else [""] * len(rows))
+    ax.set_yticks(range(len(rows)), [_short(name) for name in rows] if labels else [""] * len(rows))
     ax.tick_params(axis="y", length=0, labelsize=8)
     ax.set_xlabel("slope: doublings of rms per doubling of width")
     result = report["schemes"][scheme]
-    ax.set_title(f"{TITLES[scheme]}: {len(result['slopes']) - result['failed']} of {len(result['slopes'])} slopes flat")
-    _legend(ax, steps, colours)
+    ax.set_title(f"{TITLES[scheme]}: {len(result['slopes']) - result['failed']} of {len(result['slopes'])} flat")
+    _legend(ax, steps, colours, _FOOT / slopes_height(report))
 
 
-def _legend(ax: Axes, steps: Sequence[int], colours: dict[int, str]) -> None:
+def slopes_height(report: dict[str, Any]) -> float:
+    """Inches that the panel of slopes needs for its rows to be legible."""
+    return max(_LEAST, 1.4 + _ROW * len(_rows(report)))
+
+
+def _legend(ax: Axes, steps: Sequence[int], colours: dict[int, str], below: float) -> None:
+    """Under the axes, ending at their right edge: long names of modules leave little room between the two."""
     from matplotlib.lines import Line2D
 
     handles = [
@@ -94,7 +103,7 @@ def _legend(ax: Axes, steps: Sequence[int], colours: dict[int, str]) -> None:
     ]
     ends = [Line2D([], [], linestyle="", marker="o", markersize=5, color=colours[step]) for step in (steps[0], steps[-1])]
     texts = [*_LABELS.values(), "at initialisation" if steps[0] == 0 else f"step {steps[0]}", f"step {steps[-1]}"]
-    ax.legend([*handles, *ends], texts, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3, handletextpad=0.2)
+    ax.legend([*handles, *ends], texts, loc="upper right", bbox_to_anchor=(1.0, -below), ncols=3, handletextpad=0.2)
 
 
 def _curves(report: dict[str, Any], scheme: str) -> dict[str, list[float]]:
@@ -143,7 +152,9 @@ def _kind(name: str) -> str:
 
 
 def _short(name: str) -> str:
-    return {"output": "model output"}.get(name, name)
+    """`joint_blocks.*.context_block.adaLN_modulation.1` -> `joint.*.context.adaLN.1`."""
+    shorter = re.sub(r"_blocks?\b", "", name).replace("adaLN_modulation", "adaLN")
+    return {"output": "model output"}.get(shorter, shorter)
 
 
 def _offset(step: int, steps: Sequence[int]) -> float:

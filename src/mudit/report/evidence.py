@@ -1,4 +1,7 @@
-"""Everything that the page is made from, read once: manifests, gate, certificate, sweeps, target runs, metrics."""
+"""Everything that the page is made from, read once: manifests, gates, certificate, sweeps, search, target runs, metrics.
+
+An experiment has some of the stages; what the others would have made is empty or None here.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from mudit.config.schema import Experiment
 from mudit.provenance import manifest as manifests
-from mudit.provenance.source import digest
+from mudit.report.claims import config_digest
 from mudit.runs import Target
+from mudit.search.records import SearchResult
 from mudit.select.certificate import Certificate
 from mudit.select.hyperparameters import Hyperparameters
 from mudit.sweep.records import TrialRecord
@@ -41,6 +45,10 @@ class TargetRun:
         """Steps and one of `mse`, `ema_mse`, `vb`, `ema_vb`."""
         return [int(record["step"]) for record in self.history], [record[loss] for record in self.history]
 
+    def final(self, loss: str) -> float | None:
+        """The last of these losses; None if the run diverged."""
+        return None if self.diverged_at is not None else self.history[-1][loss]
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -50,47 +58,70 @@ class Evidence:
     config: Experiment
     folders: dict[str, Path]
     manifests: dict[str, dict[str, Any]]
-    coordcheck: dict[str, Any]
-    certificate: Certificate
-    trials: dict[str, list[TrialRecord]]
+    coordchecks: dict[str, dict[str, Any]]  # family -> coordcheck.json, the experiment's own first
+    certificate: Certificate | None
+    trials: dict[str, list[TrialRecord]]  # by sweep setting
     parameters: dict[str, int]  # trainable parameters by sweep setting
-    hyperparameters: dict[str, Hyperparameters]
+    search: SearchResult | None
+    hyperparameters: dict[str, Hyperparameters]  # by arm
     runs: list[TargetRun]
     metrics: dict[str, dict[str, Record]]  # target -> metric -> record
-    extractor: dict[str, Any]
+    extractor: dict[str, Any] | None
+    scorer: dict[str, Any] | None
 
     @classmethod
     def read(cls, job: Job) -> Evidence:
         """From the folders of a job of the stage `report`."""
         folders = job.inputs
-        sweeps = {name.partition("/")[2]: _json(path / "trials.json") for name, path in _of(folders, "sweep")}
+        sweeps = {key: _json(path / "trials.json") for key, path in _keyed(folders, "sweep")}
         return cls(
             experiment=job.experiment,
             config=job.config,
             folders=folders,
             manifests={name: _manifest(path) for name, path in folders.items()},
-            coordcheck=_json(folders["coordcheck"] / "coordcheck.json"),
-            certificate=Certificate.read(folders["select"]),
-            trials={name: [TrialRecord.model_validate(trial) for trial in sweep["trials"]] for name, sweep in sweeps.items()},
-            parameters={name: sweep["parameters"] for name, sweep in sweeps.items()},
-            hyperparameters={name.partition("/")[2]: Hyperparameters.read(path) for name, path in _of(folders, "transfer")},
-            runs=[_run(Target.parse(name.partition("/")[2]), path) for name, path in _of(folders, "train")],
+            coordchecks={key: _json(path / "coordcheck.json") for key, path in _keyed(folders, "coordcheck")},
+            certificate=Certificate.read(folders["select"]) if "select" in folders else None,
+            trials={key: [TrialRecord.model_validate(trial) for trial in sweep["trials"]] for key, sweep in sweeps.items()},
+            parameters={key: sweep["parameters"] for key, sweep in sweeps.items()},
+            search=SearchResult.read(folders["search"]) if "search" in folders else None,
+            hyperparameters={key: Hyperparameters.read(path) for key, path in _keyed(folders, "transfer")},
+            runs=[_run(Target.parse(key), path) for key, path in _keyed(folders, "train")],
             metrics={
-                name.partition("/")[2]: {record["metric"]: record for record in _json(path / "metrics.json")["records"]}
-                for name, path in _of(folders, "evaluate")
+                key: {record["metric"]: record for record in _json(path / "metrics.json")["records"]}
+                for key, path in _keyed(folders, "evaluate")
             },
-            extractor=_json(folders["extractor"] / "extractor.json"),
+            extractor=_json(folders["extractor"] / "extractor.json") if "extractor" in folders else None,
+            scorer=_json(folders["scorer"] / "scorer.json") if "scorer" in folders else None,
         )
+
+    @property
+    def family(self) -> str:
+        """The experiment's own architecture."""
+        return self.config.model.family
 
     @cached_property
     def arms(self) -> list[str]:
-        """Arms in the order of the configuration."""
-        return list(self.config.train.arms)
+        """Arms in the order of the configuration; none without target runs."""
+        return list(self.config.train.arms) if self.config.has("train") else []
 
     @cached_property
     def subject(self) -> str | None:
-        """The arm whose learning rate was transferred: the one that the others are compared with."""
-        return next((name for name, arm in self.config.train.arms.items() if arm.log2_lr == "transferred"), None)
+        """The arm whose base hyperparameters were transferred: the one that the others are compared with."""
+        return next((name for name in self.arms if self.config.train.arms[name].log2_lr == "transferred"), None)
+
+    @cached_property
+    def baseline(self) -> str | None:
+        """The arm that the paper's claim is against: a rate that nobody tuned, under SP if there is such an arm."""
+        stated = [name for name in self.arms if not isinstance(self.config.train.arms[name].log2_lr, str)]
+        return next((name for name in stated if self.config.train.arms[name].scheme == "sp"), stated[0] if stated else None)
+
+    @property
+    def confidence(self) -> float:
+        """Level of the intervals: the certificate's, the search's or, where there is neither, the gate's."""
+        for section in ("select", "search"):
+            if self.config.has(section):
+                return float(getattr(self.config, section).confidence)
+        return self.config.coordcheck.confidence
 
     def of_arm(self, arm: str) -> dict[int, TargetRun]:
         """Seed -> run."""
@@ -99,11 +130,12 @@ class Evidence:
     @cached_property
     def config_digest(self) -> str:
         """SHA-256 of all sections of the experiment."""
-        return digest({name: getattr(self.config, name).model_dump(mode="json") for name in Experiment.model_fields})
+        return config_digest(self.config)
 
 
-def _of(folders: dict[str, Path], stage: str) -> list[tuple[str, Path]]:
-    return [(name, path) for name, path in folders.items() if name.startswith(stage + "/")]
+def _keyed(folders: dict[str, Path], stage: str) -> list[tuple[str, Path]]:
+    """Key -> folder of a stage that makes several artefacts."""
+    return [(name.partition("/")[2], path) for name, path in folders.items() if name.startswith(stage + "/")]
 
 
 def _run(target: Target, folder: Path) -> TargetRun:

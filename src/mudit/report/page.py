@@ -1,35 +1,37 @@
-"""The page: evidence and ledger rows in, one self-contained HTML text out. Layout is in templates/."""
+"""The page: evidence and ledger rows in, one self-contained HTML text out. Layout is in templates/.
+
+Each part of an experiment has a section of its own; what an experiment does not have leaves no heading.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mudit.report import ledger, text
+from mudit.report import text
 from mudit.report.certificate_section import certificate_section, transfer_sections
 from mudit.report.costs import searches, spent
+from mudit.report.differences import differences
 from mudit.report.evidence import Evidence
-from mudit.report.ledger import Row
-from mudit.report.paper import SPEEDUP_FACTOR
+from mudit.report.gate_section import gate_section
+from mudit.report.images_section import metrics_section, samples_section
+from mudit.report.ledger.row import Row
+from mudit.report.ledger.summary import contradictions, headline, summary
+from mudit.report.multiplier_section import multiplier_section
+from mudit.report.paper import FAMILIES, SPEEDUP_FACTOR
 from mudit.report.provenance_section import provenance_section
-from mudit.report.rows import CONVERGENCE_LOSS, speedups
-from mudit.report.style import canvas, inline, power
+from mudit.report.search_section import search_section
+from mudit.report.style import canvas, inline
+from mudit.report.target_section import target_section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_METRICS = {
-    "frechet_distance": ("Fréchet distance", "↓"),
-    "kernel_distance": ("kernel distance", "↓"),
-    "precision": ("precision", "↑"),
-    "recall": ("recall", "↑"),
-    "conditional_accuracy": ("conditional accuracy", "↑"),
-    "validation_loss": ("validation loss, EMA", "↓"),
-}
+_MOST_TILES = 4
+_SHARES = ("better-loss", "better-composition-accuracy", "sensitivity-")  # rows whose value is a share
 
 
 def render(evidence: Evidence, rows: list[Row]) -> str:
@@ -45,7 +47,7 @@ def render(evidence: Evidence, rows: list[Row]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update({"svg": Markup, "anchor": anchor})
+    environment.filters.update({"svg": Markup, "anchor": anchor, "sentence": sentence})
     style = Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8"))
     return environment.get_template("page.html").render(style=style, **_context(evidence, rows)) + "\n"
 
@@ -53,6 +55,11 @@ def render(evidence: Evidence, rows: list[Row]) -> str:
 def anchor(artefact: str) -> str:
     """Id of an artefact's line in the table of provenance."""
     return "artefact-" + artefact.replace("/", "-")
+
+
+def sentence(words: str) -> str:
+    """With a capital at the start and one full stop at the end."""
+    return f"{words[:1].upper()}{words[1:].rstrip('.')}."
 
 
 def panel(name: str, label: str, draw: Callable[[Axes], object], *, width: float = 5.2, height: float = 4.1) -> str:
@@ -64,43 +71,74 @@ def panel(name: str, label: str, draw: Callable[[Axes], object], *, width: float
 
 def _context(evidence: Evidence, rows: list[Row]) -> dict[str, Any]:
     total = spent(evidence.manifests, evidence.manifests)
+    certificate, search = evidence.certificate, evidence.search
+    study = None if certificate is None else certificate.output_mult
     return {
         "title": evidence.config.report.title,
         "experiment": evidence.experiment,
-        "summary": ledger.summary(rows),
-        "headline": ledger.headline(rows),
+        "summary": summary(rows),
+        "headline": headline(rows),
+        "contradictions": contradictions(rows),
         "total": {"flops": text.flops(total.flops), "time": text.seconds(total.core_seconds), "artefacts": len(evidence.manifests)},
-        "tiles": _tiles(rows),
+        "tiles": _tiles(rows, evidence.baseline),
         "groups": _groups(evidence, rows),
-        "confidence": text.percent(evidence.certificate.confidence, 0),
-        "transfer": transfer_sections(evidence, panel),
-        "certificate": certificate_section(evidence, rows),
-        "coordcheck": _coordcheck(evidence, rows),
-        "convergence": _convergence(evidence, rows),
-        "samples": _samples(evidence),
+        "confidence": text.percent(evidence.confidence, 0),
+        "coordcheck": gate_section(evidence, rows, panel),
+        "transfer": None if certificate is None else transfer_sections(evidence, certificate, panel),
+        "certificate": None if certificate is None else certificate_section(evidence, certificate, rows),
+        "multiplier": None if study is None else multiplier_section(study, panel),
+        "search": None if search is None else search_section(search, rows, panel),
+        "target": target_section(evidence, rows, panel) if evidence.runs else None,
+        "samples": samples_section(evidence) if evidence.config.has("sample") else None,
+        "metrics": metrics_section(evidence) if evidence.metrics else None,
         "costs": _costs(evidence),
-        "differences": _differences(evidence),
+        "differences": differences(evidence),
         "provenance": provenance_section(evidence),
     }
 
 
-def _tiles(rows: list[Row]) -> list[dict[str, str]]:
-    """The figures that carry the page, large."""
+def _tiles(rows: list[Row], baseline: str | None) -> list[dict[str, str]]:
+    """The figures that carry the page, large: the first few of these that the ledger has."""
     wanted = {
         "drift-mup-width": "drift of the best rate per doubling of width, μP",
         "drift-sp-width": "the same under SP, the control",
         "speedup-sp-published": f"speed-up against SP as published (paper {SPEEDUP_FACTOR:g}×)",
         "speedup-sp-tuned": "speed-up against SP tuned at the target's own width",
+        f"better-loss-{baseline}": f"less validation loss than {baseline}, at equal steps",
+        f"better-composition-accuracy-{baseline}": f"more images with style and subject right than {baseline}, in points",
+        "sensitivity-lr": "of the trials' ranks is explained by the learning rate",
+        "output-mult-drift": "drift of the best readout multiplier per doubling of width",
     }
-    tiles = []
-    for row in rows:
-        if row.name not in wanted:
-            continue
-        factor = row.name.startswith("speedup")
-        value = "–" if row.value is None else f"{text.number(row.value)}×" if factor else text.number(row.value, signed=True)
-        bounds = text.interval(row.interval, signed=not factor)
-        tiles.append({"value": value, "interval": bounds, "label": wanted[row.name], "verdict": row.verdict})
-    return tiles
+    if any(row.name.startswith("better-") for row in rows):  # speed-ups are no claim of these families
+        wanted = {name: label for name, label in wanted.items() if not name.startswith("speedup-")}
+    by_name = {row.name: row for row in rows}
+    shown = [name for name in wanted if name in by_name] or [name for name in by_name if name.startswith("rules-")]
+    return [
+        {
+            "value": _large(by_name[name]),
+            "interval": _large_interval(by_name[name]),
+            "label": wanted.get(name) or f"steepest slope under μP, {FAMILIES[name.removeprefix('rules-')]}",
+            "verdict": by_name[name].verdict,
+        }
+        for name in shown[:_MOST_TILES]
+    ]
+
+
+def _large(row: Row) -> str:
+    if row.value is None:
+        return "–"
+    if row.name.startswith("speedup"):
+        return f"{text.number(row.value)}×"
+    if row.name.startswith(_SHARES):
+        return text.percent(row.value, signed=row.name.startswith("better"))
+    return text.number(row.value, signed=True)
+
+
+def _large_interval(row: Row) -> str:
+    factor = 100 if row.name.startswith(_SHARES) else 1
+    bounds = None if row.interval is None else (factor * row.interval[0], factor * row.interval[1])
+    signed = not row.name.startswith(("speedup", "sensitivity"))
+    return text.interval(bounds, 1 if factor == 100 else 2, signed=signed)
 
 
 def _groups(evidence: Evidence, rows: list[Row]) -> list[dict[str, Any]]:
@@ -117,183 +155,22 @@ def _groups(evidence: Evidence, rows: list[Row]) -> list[dict[str, Any]]:
     return [{"name": name, "entries": entries} for name, entries in groups.items()]
 
 
-def _coordcheck(evidence: Evidence, rows: list[Row]) -> dict[str, Any]:
-    from mudit.report.coordcheck_figure import TITLES, curves_panel, slopes_panel
-
-    check = evidence.coordcheck
-    section = evidence.config.coordcheck
-    panels = [
-        panel(f"coordcheck-{what}-{scheme}", f"{label}, {title}", partial(draw, report=check, scheme=scheme), height=height)
-        for what, label, draw, height in (
-            ("curves", "Activations against width", curves_panel, 4.1),
-            ("slopes", "Slopes of every module", slopes_panel, 5.6),
-        )
-        for scheme, title in TITLES.items()
-    ]
-    return {
-        "row": _row(rows, "rules"),
-        "panels": panels,
-        "method": (
-            f"Widths {text.listed(check['widths'])}, {len(section.seeds)} seeds, {section.steps} steps of AdamW at "
-            f"{power(section.log2_lr)} on one fixed batch of {section.batch_size}"
-        ),
-        "tolerance": f"{check['tolerance']:g}",
-    }
-
-
-def _convergence(evidence: Evidence, rows: list[Row]) -> dict[str, Any]:
-    from mudit.report.convergence_figure import LOSSES, draw_losses, draw_speedups
-
-    figures = [
-        panel(f"convergence-{loss}", f"Validation loss against steps, {what}", partial(draw_losses, runs=evidence.runs, loss=loss))
-        for loss, what in LOSSES.items()
-    ]
-    factors = speedups(evidence)
-    forest = None
-    if evidence.subject is not None and factors:
-        subject = evidence.subject
-        draw = partial(draw_speedups, subject=subject, speedups=factors, arms=evidence.arms)
-        forest = panel("speedups", "Speed-up against each arm", draw, width=6.0, height=1.3 + 0.55 * len(factors))
-    return {
-        "panels": figures,
-        "forest": forest,
-        "subject": evidence.subject,
-        "rows": [row for row in rows if row.name.startswith("speedup-")],
-        "arms": [_arm(evidence, arm) for arm in evidence.arms],
-    }
-
-
-def _arm(evidence: Evidence, arm: str) -> dict[str, str]:
-    chosen, runs = evidence.hyperparameters[arm], list(evidence.of_arm(arm).values())
-    finals = [run.curve(CONVERGENCE_LOSS)[1][-1] for run in runs if run.diverged_at is None]
-    diverged = [f"seed {run.target.seed} at step {run.diverged_at}" for run in runs if run.diverged_at is not None]
-    return {
-        "name": arm,
-        "scheme": ledger.SCHEMES[chosen.scheme],
-        "log2_lr": text.number(chosen.log2_lr, 2).removesuffix(".00"),
-        "source": chosen.source,
-        "seeds": str(len(runs)),
-        "final": text.significant(sum(finals) / len(finals), 4) if finals else "–",
-        "range": f"{text.significant(min(finals), 4)} to {text.significant(max(finals), 4)}" if finals else "–",
-        "diverged": "; ".join(diverged) or "none",
-    }
-
-
-def _samples(evidence: Evidence) -> dict[str, Any]:
-    from mudit.report.pictures import generated_sheet, real_sheet
-
-    classes = evidence.config.model.num_classes
-    targets = list(evidence.metrics)
-    shown = [target for target in targets if target.endswith(f"_s{evidence.config.sample.train_seeds[0]}")]
-    sheets = [{"name": "real, held out", "uri": real_sheet(evidence.folders["data"], classes)}]
-    sheets += [{"name": target, "uri": generated_sheet(evidence.folders[f"sample/{target}"], classes)} for target in shown]
-    first = next(iter(evidence.metrics.values()), {})
-    names = [name for name in _METRICS if name in first]
-    section = evidence.config.sample
-    return {
-        "sheets": sheets,
-        "metrics": [f"{_METRICS[name][0]} {_METRICS[name][1]}" for name in names],
-        "lines": [
-            {"name": target, "cells": [_metric_cell(evidence.metrics[target][name]) for name in names]} for target in targets
-        ],
-        "floor": [_floor_cell(_usable(evidence, targets, name)) for name in names],
-        "method": (
-            f"{section.images} images per run from EMA weights, {section.sampler} with {section.steps} steps, guidance "
-            f"{section.guidance:g}, seed {section.seed}; training seed {text.listed(section.train_seeds)}; features of "
-            f"{evidence.extractor['name']}"
-        ),
-        "classifier": evidence.extractor["accuracy"],
-    }
-
-
-def _usable(evidence: Evidence, targets: Iterable[str], name: str) -> dict[str, Any]:
-    records = [evidence.metrics[target][name] for target in targets]
-    return next((record for record in records if record["value"] is not None), records[0])
-
-
-def _metric_cell(record: dict[str, Any]) -> dict[str, str]:
-    if record["value"] is None:
-        return {"value": "–", "beside": record["reason"]}
-    bounds = record.get("interval")
-    beside = f"[{text.significant(bounds[0])}, {text.significant(bounds[1])}]" if bounds else ""
-    if "std" in record:
-        beside = f"± {text.significant(record['std'])} over subsets"
-    return {"value": text.significant(record["value"], 4 if record["metric"].startswith("validation") else 3), "beside": beside}
-
-
-def _floor_cell(record: dict[str, Any]) -> str:
-    return text.significant(record["matched"]["floor"]) if "matched" in record else "–"
-
-
 def _costs(evidence: Evidence) -> list[dict[str, str]]:
     return [
         {
             "what": search.what,
             "artefact": search.artefact,
-            "trials": str(search.trials),
+            "trials": f"{search.trials} ({search.points})",
             "proxy": f"{search.parameters:,} × {search.batch_size} × {search.steps}",
             "target": f"{search.target_parameters:,} × {search.target_batch_size} × {search.target_steps}",
-            "share": text.percent(search.share, 1 if search.share < 1 else 0),
-            "measured": text.percent(search.measured, 1 if search.measured < 1 else 0),
+            "share": _percent(search.share),
+            "points": _percent(search.share_of_points),
+            "measured": _percent(search.measured),
             "time": text.seconds(spent(evidence.manifests, [search.artefact]).core_seconds),
         }
         for search in searches(evidence)
     ]
 
 
-def _differences(evidence: Evidence) -> list[tuple[str, str, str]]:
-    """What, in the paper, here."""
-    config = evidence.config
-    model, sweep, train, data = config.model, config.sweep, config.train, config.data
-    parameters = evidence.runs[0].outcome["parameters"]
-    devices = sorted({manifest["run"]["device"] for manifest in evidence.manifests.values()})
-    return [
-        (
-            "Data",
-            "ImageNet, latents of 256-pixel images, 1.28M",
-            f"{data.source}, {data.image_size} pixels, encoder {data.encoder}",
-        ),
-        (
-            "Model",
-            "DiT, depth 28, 72 channels per head, patch 2",
-            f"DiT, depth {model.depth}, {model.head_dim} channels per head, patch {model.patch_size}",
-        ),
-        (
-            "Proxies",
-            "widths 144, 288, 576; base 288; batch 256; 200K steps",
-            f"widths {text.listed(sweep.widths.width)}; base {model.base_width}; batch {sweep.widths.batch_size}; "
-            f"{sweep.widths.steps} steps",
-        ),
-        (
-            "Target",
-            "width 1152, 675M parameters, batch 256, 2.4M steps",
-            f"width {train.width}, {parameters / 1e6:.2f}M parameters, batch {train.batch_size}, {train.steps} steps",
-        ),
-        (
-            "Learning rates",
-            "2⁻¹³ to 2⁻⁹, one seed",
-            f"first grid {power(sweep.log2_lr[0])} to {power(sweep.log2_lr[-1])}, grown until the minimum is inside; "
-            f"{len(sweep.seeds)} seeds where it decides",
-        ),
-        ("Judged by", "lowest FID-50K, by eye", "fitted optimum of the validation mse, with intervals and a stated tolerance"),
-        (
-            "Baselines",
-            "DiT's own initialisation, lr 1e-4, not tuned",
-            text.listed([name for name in evidence.arms if name != evidence.subject]),
-        ),
-        (
-            "Speed-up",
-            "iterations to equal FID",
-            f"steps to equal validation mse of EMA weights (decay {train.ema_decay:g})",
-        ),
-        (
-            "Images",
-            "50,000, 250 DDPM steps, Inception features",
-            f"{config.sample.images}, {config.sample.steps} {config.sample.sampler} steps, {config.evaluate.extractor} features",
-        ),
-        ("Hardware", "32 A100-80GB", text.listed(devices)),
-    ]
-
-
-def _row(rows: list[Row], name: str) -> Row:
-    return next(row for row in rows if row.name == name)
+def _percent(share: float) -> str:
+    return text.percent(share, 1 if share < 1 else 0)

@@ -1,4 +1,4 @@
-"""Sheets of images for the page: a class per column, as PNG data with transparent gaps.
+"""Images for the page, as PNG data: a class per column for labels; for captions, what each run made of the same prompts.
 
 Shapes: N images, C channels, H W height and width in pixels.
 """
@@ -7,15 +7,26 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 _COLUMNS, _ROWS = 10, 5
 _CELL, _GAP = 32, 3  # pixels: small images are enlarged by whole pixels up to a cell, large ones reduced to twice a cell
+_PROMPTS = 12
+
+
+@dataclass(frozen=True)
+class PromptSheet:
+    """The same held-out prompts, drawn by several. `rows`: name -> one data URI per caption."""
+
+    captions: list[str]
+    rows: dict[str, list[str]]
 
 
 def generated_sheet(folder: Path, num_classes: int) -> str:
@@ -46,6 +57,43 @@ def real_sheet(folder: Path, num_classes: int) -> str:
     return _sheet(store.encoder().decode(split.latents(numbers_N)), labels_N[numbers_N], num_classes)
 
 
+def prompt_sheet(data: Path, runs: Mapping[str, Path]) -> PromptSheet:
+    """A fixed choice of held-out prompts, evenly spaced over those that were drawn: real images first, then a row per run.
+
+    data: artefact of the stage `data`; runs: name -> artefact of the stage `sample` of a text model.
+    """
+    import torch
+    from safetensors import safe_open
+
+    from mudit.data.reader import LatentStore
+    from mudit.evaluate.samples import SAMPLES_FILE
+
+    store = LatentStore.open(data)
+    split = store.split("validation")
+    count = min([len(split), *(_drawn(folder) for folder in runs.values())])
+    shown = min(_PROMPTS, count)
+    numbers_N = torch.arange(shown) * count // shown  # image i was drawn for caption i
+    rows = {"real, held out": _uris(store.encoder().decode(split.latents(numbers_N)))}
+    for name, folder in runs.items():
+        with safe_open(folder / SAMPLES_FILE, framework="pt") as file:
+            images = file.get_slice("images_NCHW")
+            rows[name] = _uris(torch.cat([images[number : number + 1] for number in numbers_N.tolist()]))
+    return PromptSheet(split.captions(numbers_N), rows)
+
+
+def _drawn(folder: Path) -> int:
+    from safetensors import safe_open
+
+    from mudit.evaluate.samples import SAMPLES_FILE
+
+    with safe_open(folder / SAMPLES_FILE, framework="pt") as file:
+        return int(file.get_slice("images_NCHW").get_shape()[0])
+
+
+def _uris(images_NCHW: Tensor) -> list[str]:
+    return [_data_uri(_picture(image_CHW, min(image_CHW.shape[-1], 2 * _CELL))) for image_CHW in images_NCHW]
+
+
 def _first_of_each(labels_N: Tensor, num_classes: int) -> Tensor:
     """Numbers of the first images of each class that is shown."""
     import torch
@@ -67,9 +115,20 @@ def _sheet(images_NCHW: Tensor, labels_N: Tensor, num_classes: int) -> str:
     for column in columns:
         chosen_NCHW = images_NCHW[labels_N == column][:_ROWS]
         for row, image_CHW in enumerate(chosen_NCHW):
-            rgb_HWC = image_CHW.expand(3, -1, -1).permute(1, 2, 0).numpy()
-            resampling = Image.Resampling.NEAREST if side <= _CELL else Image.Resampling.LANCZOS
-            sheet.paste(Image.fromarray(rgb_HWC).resize((cell, cell), resampling), (column * step, row * step))
+            sheet.paste(_picture(image_CHW, cell), (column * step, row * step))
+    return _data_uri(sheet)
+
+
+def _picture(image_CHW: Tensor, cell: int) -> Image:
+    """uint8 [C, H, W] with one channel or three, at `cell` pixels: whole pixels if it grows, smoothed if it shrinks."""
+    from PIL import Image
+
+    rgb_HWC = image_CHW.expand(3, -1, -1).permute(1, 2, 0).numpy()
+    resampling = Image.Resampling.NEAREST if image_CHW.shape[-1] <= cell else Image.Resampling.LANCZOS
+    return Image.fromarray(rgb_HWC).resize((cell, cell), resampling)
+
+
+def _data_uri(picture: Image) -> str:
     file = io.BytesIO()
-    sheet.save(file, format="PNG", optimize=True)
+    picture.save(file, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""The stage `report`: the page, the ledger as JSON and the transfer plots as files."""
+"""The stage `report`: the page, the ledger for machines, and the figures for other documents."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import logging
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from mudit.report.certificate_section import write_figures
+from mudit.report.claims import LEDGER_FILE
 from mudit.report.costs import spent
 from mudit.report.evidence import Evidence
-from mudit.report.ledger import Row, summary
+from mudit.report.figures import FOLDER, write_figures
+from mudit.report.ledger.row import Row
+from mudit.report.ledger.summary import contradictions, summary
 from mudit.report.page import render
 from mudit.report.rows import ledger_rows
 
@@ -18,19 +20,26 @@ if TYPE_CHECKING:
     from mudit.stages import Job
 
 PAGE_FILE = "report.html"
-LEDGER_FILE = "ledger.json"
 
 log = logging.getLogger(__name__)
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write `report.html` (self-contained), `ledger.json` and `transfer-*.svg`: the same bytes from the same inputs."""
+    """Write `report.html` (self-contained), `ledger.json` and `figures/`: the same bytes from the same inputs.
+
+    The ledger and the figures hold no times, so that two runs of everything give the same bytes; the page says what runs took.
+    """
     evidence = Evidence.read(job)
     rows = ledger_rows(evidence)
-    write_figures(evidence.certificate, job.out)
+    write_figures(evidence, job.out / FOLDER)
     (job.out / PAGE_FILE).write_text(render(evidence, rows), encoding="utf-8")
-    lines = [_entry(evidence, row) for row in rows]
-    content = {"experiment": job.experiment, "config": evidence.config_digest, "summary": summary(rows), "rows": lines}
+    content = {
+        "experiment": job.experiment,
+        "config": evidence.config_digest,
+        "summary": summary(rows),
+        "contradictions": contradictions(rows),
+        "rows": [_entry(evidence, row) for row in rows],
+    }
     (job.out / LEDGER_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     for row in rows:
         log.info("%-12s %s: %s", row.verdict, row.claim, row.ours)
@@ -39,5 +48,5 @@ def run(job: Job) -> dict[str, Any]:
 
 
 def _entry(evidence: Evidence, row: Row) -> dict[str, Any]:
-    """A row for machines: as the page has it, with cost in FLOPs and core seconds."""
-    return {**asdict(row), "cost": asdict(spent(evidence.manifests, row.artefacts)) if row.artefacts else None}
+    """A row for machines: as the page has it, with its cost in model FLOPs."""
+    return {**asdict(row), "flops": spent(evidence.manifests, row.artefacts).flops if row.artefacts else None}

@@ -32,6 +32,7 @@ def significant(value: float, digits: int = 3) -> str:
     """Significant digits without an exponent where that is readable."""
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
+    value = float(f"{value:.{digits - 1}e}")  # or 0.9999 would be shown as 1.000
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return number(value, places) if places < 7 else f"{value:.{digits - 1}e}".replace("-", "−")
 

@@ -11,11 +11,9 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mudit.report.style import GRID, PAPER, canvas, log2_ticks, ordered
+from mudit.report.style import GRID, PAPER, log2_ticks, ordered
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from matplotlib.axes import Axes
 
     from mudit.select.certificate import AxisResult, SettingResult
@@ -25,16 +23,6 @@ AXIS_TITLES = {"width": "width", "batch_size": "batch size", "steps": "number of
 _WORST = 2.2  # losses above this multiple of the best are cut off: what matters happens near the minima
 _BAR = 0.045  # height of an optimum's bar, as a share of the panel
 _CROSS = 0.03
-
-
-def write(axes: Sequence[AxisResult], path: Path) -> None:
-    """The panels of one axis side by side, as a file."""
-    from mudit.report.style import save
-
-    with canvas(5.4 * len(axes), 4.3, 1, len(axes)) as (figure, panels):
-        for panel, axis in zip(panels, axes, strict=True):
-            draw_panel(panel, axis, axes)
-        save(figure, path)
 
 
 def draw_panel(ax: Axes, axis: AxisResult, together: Sequence[AxisResult]) -> None:
@@ -49,13 +37,15 @@ def draw_panel(ax: Axes, axis: AxisResult, together: Sequence[AxisResult]) -> No
     for index, (setting, colour) in enumerate(zip(axis.settings, ordered(len(axis.settings)), strict=True)):
         _draw_curve(ax, setting, colour, index)
         _draw_optimum(ax, setting, colour, (len(axis.settings) - index) * _BAR)
-    ticks = _loss_ticks(low, high)
+    ticks = loss_ticks(low, high)
     ax.yaxis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.yaxis.set_ticks([], minor=True)
     log2_ticks(ax.xaxis, rates)
     ax.set_xlabel("base learning rate")
     ax.set_ylabel("validation mse")
-    ax.set_title(f"{SCHEME_TITLES[axis.scheme]}, by {AXIS_TITLES[axis.axis]}", pad=24)
+    alone = len(axis.settings) == 1
+    what = f"{AXIS_TITLES[axis.axis]} {axis.settings[0].value}" if alone else f"by {AXIS_TITLES[axis.axis]}"
+    ax.set_title(f"{SCHEME_TITLES[axis.scheme]}, {what}", pad=24)
     ax.legend(loc="lower left", ncols=len(axis.settings), bbox_to_anchor=(0, 1.01), borderaxespad=0, borderpad=0)
 
 
@@ -96,7 +86,8 @@ def _ranges(together: Sequence[AxisResult]) -> tuple[list[float], float, float]:
     return sorted({point.log2_lr for point in points}), low, min(spread, max(low * _WORST, worst_best * 1.3))
 
 
-def _loss_ticks(low: float, high: float) -> list[float]:
+def loss_ticks(low: float, high: float) -> list[float]:
+    """Round losses, evenly spaced: four to nine of them."""
     step = 10 ** math.floor(math.log10(high - low))
     while (high - low) / step < 4:
         step /= 2

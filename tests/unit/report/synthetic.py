@@ -7,22 +7,25 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from mudit.config.schema import Experiment
+from mudit.config.schema import Experiment, SearchSection
 from mudit.evaluate.samples import Samples, save_samples
 from mudit.provenance import manifest as manifests
 from mudit.provenance import source
 from mudit.runs import Target
+from mudit.search.records import Draw, EffectPoint, SearchResult, SearchTrial, Sensitivity
+from mudit.search.space import ranges
 from mudit.select import stage as select_stage
 from mudit.select import transfer_stage
 from mudit.stages import STAGES, Job
 from mudit.sweep.plan import Grid, next_trials
-from mudit.sweep.records import TrialRecord
+from mudit.sweep.records import RunRecord, TrialRecord
 from mudit.sweep.settings import settings
 
 BEST = {"mup": -7.0, "sp": -6.0, "sp-same-init": -7.0}
-RATES = {"mup": 3.0, "sp-published": 1.0, "sp-tuned": 3.3, "sp-same-init": 3.0}  # of convergence
+RATES = {"mup": 3.0, "sp-published": 1.0, "sp-tuned": 3.3, "sp-same-init": 3.0, "sp-default": 1.0, "mup-default": 1.5}
 
 Inputs = dict[str, Path]
 
@@ -37,11 +40,16 @@ def make_inputs(config: Experiment, data: Path, root: Path, diverged: tuple[str,
             for file in data.iterdir():
                 (folder / file.name).symlink_to(file)
         elif stage == "extractor":
-            _write(folder / "extractor.json", {"name": "digits-cnn", "accuracy": {"validation": {"value": 0.97, "n": 297}}})
+            accuracy = None if config.model.conditioning == "text" else {"validation": {"value": 0.97, "n": 297}}
+            _write(folder / "extractor.json", {"name": config.evaluate.extractor, "accuracy": accuracy})
+        elif stage == "scorer":
+            _write(folder / "scorer.json", scorer())
         elif stage == "coordcheck":
-            _write(folder / "coordcheck.json", coordcheck())
+            _write(folder / "coordcheck.json", coordcheck(key))
         elif stage == "sweep":
             _sweep(config, folder, key)
+        elif stage == "search":
+            (folder / "search.json").write_text(search(config).model_dump_json())
         elif stage == "select":
             select_stage.run(Job("dit-digits", config, "", inputs, folder, root))
         elif stage == "transfer":
@@ -49,14 +57,14 @@ def make_inputs(config: Experiment, data: Path, root: Path, diverged: tuple[str,
         elif stage == "train":
             _train(config, folder, Target.parse(key), diverged)
         elif stage == "sample":
-            _sample(folder)
+            _sample(config, folder)
         elif stage == "evaluate":
-            _evaluate(folder, key)
+            _evaluate(config, folder, key)
         manifests.write(folder, _manifest(name, folder))
     return inputs
 
 
-def coordcheck(*, mup_failed: int = 0, sp_failed: int = 1) -> dict[str, Any]:
+def coordcheck(family: str = "dit", *, mup_failed: int = 0, sp_failed: int = 1) -> dict[str, Any]:
     """The content of `coordcheck.json` with two modules: muP flat, SP growing with exponent 1."""
 
     def result(exponent: float, failed: int) -> dict[str, Any]:
@@ -84,21 +92,30 @@ def coordcheck(*, mup_failed: int = 0, sp_failed: int = 1) -> dict[str, Any]:
         return {"failed": failed, "worst": slopes[0], "slopes": slopes, "measurements": measurements}
 
     schemes = {"mup": result(0.02, mup_failed), "sp": result(1.0, sp_failed)}
-    return {"tolerance": 0.25, "confidence": 0.95, "widths": [16, 32, 64], "schemes": schemes, "passed": True}
+    check = {"tolerance": 0.25, "confidence": 0.95, "widths": [16, 32, 64]}
+    return {"family": family, **check, "schemes": schemes, "passed": True}
 
 
 def _sweep(config: Experiment, folder: Path, key: str) -> None:
-    """Parabolas: muP's optimum stays, SP's falls by one per doubling of width; two octaves above it everything diverges."""
+    """Parabolas: muP's optimum stays, SP's falls by one per doubling of width; two octaves above it everything diverges.
+
+    The readout's multiplier costs a little on both sides of its best, and moves the best rate down by half.
+    """
     setting = next(setting for setting in settings(config.sweep) if setting.name == key)
     horizons = settings(config.sweep)[setting]
-    sweep = config.sweep
+    sweep, multiplier = config.sweep, setting.log2_output_mult or 0
     grid = Grid(tuple(sweep.log2_lr), sweep.log2_lr_min, sweep.log2_lr_max, tuple(sweep.seeds))
-    shift = -math.log2(setting.width / 32) if setting.scheme == "sp" else 0.0
+    shift = -math.log2(setting.width / 32) if setting.scheme == "sp" else -0.5 * multiplier
     best = BEST[setting.scheme] + shift
     trials: dict[tuple[float, int], TrialRecord] = {}
     while wanted := next_trials(grid, {k: {h: r.loss(h) for h in horizons} for k, r in trials.items()}, horizons):
         for log2_lr, seed in wanted:
-            mse = 0.13 - 0.002 * math.log2(setting.width) + 0.004 * (log2_lr - best - 0.05 * seed) ** 2
+            mse = (
+                0.13
+                - 0.002 * math.log2(setting.width)
+                + 0.0005 * (multiplier - 0.5) ** 2
+                + 0.004 * (log2_lr - best - 0.05 * seed) ** 2
+            )
             stopped = log2_lr >= best + 2
             trials[log2_lr, seed] = TrialRecord(
                 log2_lr=log2_lr,
@@ -131,17 +148,143 @@ def _train(config: Experiment, folder: Path, target: Target, diverged: tuple[str
     _write(folder / "run.json", outcome)
 
 
-def _sample(folder: Path) -> None:
-    labels_N = torch.arange(100) % 10
-    images_NCHW = (labels_N * 25).to(torch.uint8)[:, None, None, None].expand(100, 1, 8, 8).contiguous()
-    save_samples(folder / "samples.safetensors", Samples(images_NCHW, labels_N, torch.zeros(100, 2).long(), torch.ones(100).bool()))
-
-
-def _evaluate(folder: Path, key: str) -> None:
-    value = {"mup": 3.0, "sp-published": 9.0}.get(Target.parse(key).arm, 4.0)
-    _write(
-        folder / "metrics.json", {"run": key, "records": [distance("frechet_distance", value), distance("kernel_distance", value)]}
+def search(config: Experiment, *, draws: int | None = None) -> SearchResult:
+    """Uniform draws; a parabola in log2 lr with its best at -7, a slope in the clip below 1, next to nothing from the others."""
+    section, generator = config.search, np.random.default_rng(0)
+    every = ranges(section)
+    trials = []
+    for number in range(draws or section.trials):
+        values = {name: generator.uniform(each.low, each.high) for name, each in every.items()}
+        draw = Draw(**{**values, "warmup_steps": round(values["warmup_steps"])})
+        loss = 0.1 + 0.003 * (draw.log2_lr + 7) ** 2 + 0.004 * max(0.0, -draw.log2_clip_norm) + 0.0005 * generator.normal()
+        diverged = draw.log2_lr > -5
+        trials.append(
+            SearchTrial(
+                number=number, draw=draw, loss=None if diverged else loss, mean=None, runs=[_run(section, 0, loss, diverged)]
+            )
+        )
+    trained = sorted((trial for trial in trials if trial.loss is not None), key=lambda trial: trial.loss or math.inf)
+    confirmed = [trial.number for trial in trained[: section.confirm]]
+    for number in confirmed:
+        runs = [_run(section, seed, trials[number].loss or 0.0, False) for seed in section.seeds]
+        trials[number] = trials[number].model_copy(update={"mean": trials[number].loss, "runs": runs})
+    return SearchResult(
+        experiment="made",
+        metric="validation mse",
+        scheme=section.scheme,
+        width=section.width,
+        batch_size=section.batch_size,
+        steps=section.steps,
+        parameters=12 * section.width**2,
+        parametrization="p" * 64,
+        seeds=section.seeds,
+        ranges=every,
+        trials=trials,
+        confirmed=confirmed,
+        trial_steps=section.steps * (len(trials) + 2 * len(confirmed)),
+        confidence=section.confidence,
+        sensitivities=[
+            sensitivity("log2_lr", 0.6, (0.45, 0.72), best=-7, best_interval=(-7.4, -6.6), values=(-11, -7, -4)),
+            sensitivity("log2_clip_norm", 0.1, (0.02, 0.25), best=0.2, best_interval=(-1.5, 2.0), values=(-6.64, -3.3, 0, 3.32)),
+            sensitivity("log2_alignment_weight", 0.0, (-0.02, 0.08), best=0, best_interval=(-4.32, 1), values=(-4.32, 1)),
+            sensitivity("warmup_steps", -0.01, (-0.03, 0.07), best=30, best_interval=(0, 60), values=(0, 30, 60)),
+        ],
     )
+
+
+def _run(section: SearchSection, seed: int, loss: float, diverged: bool) -> RunRecord:
+    return RunRecord(
+        seed=seed,
+        status="diverged" if diverged else "finished",
+        diverged_at=9 if diverged else None,
+        first_loss=1.0,
+        losses={} if diverged else {section.steps: {"mse": loss, "vb": 0.0, "train": loss}},
+    )
+
+
+def sensitivity(
+    name: str,
+    share: float,
+    interval: tuple[float, float],
+    *,
+    best: float,
+    best_interval: tuple[float, float],
+    values: tuple[float, ...],
+    low: float = 0.1,
+    high: float = 0.8,
+) -> Sensitivity:
+    """A made sensitivity whose curve falls from rank `high` at its first value to `low` at its last, within +-0.1."""
+    ranks = np.linspace(high, low, len(values)).tolist()
+    curve = [
+        EffectPoint(value=value, rank=rank, interval=(rank - 0.1, rank + 0.1)) for value, rank in zip(values, ranks, strict=True)
+    ]
+    return Sensitivity(
+        name=name,
+        share=share,
+        interval=interval,
+        chance=0.05,
+        fanova=abs(share),
+        curve=curve,
+        best=best,
+        best_interval=best_interval,
+    )
+
+
+def scorer() -> dict[str, Any]:
+    """What the page reads of `scorer.json`."""
+
+    def share(value: float) -> dict[str, Any]:
+        return {"value": value, "interval": [value - 0.05, value + 0.05], "n": 16, "chance": 0.1}
+
+    return {
+        "held_out_by": "subject",
+        "images": {"train": 32, "validation": 16},
+        "held_out": {
+            "retrieval": {"all": {"text_to_image": {"R@1": share(0.3), "R@5": share(0.6)}}, "classes": {}},
+            "style_accuracy": share(0.95),
+            "subject_accuracy": share(0.7),
+            "composition_accuracy": share(0.66),
+        },
+    }
+
+
+def _sample(config: Experiment, folder: Path) -> None:
+    count, text = 100, config.model.conditioning == "text"
+    labels_N = torch.arange(count) % (2 if text else 10)
+    channels, side = config.model.channels, config.model.image_size
+    images_NCHW = (labels_N * 25).to(torch.uint8)[:, None, None, None].expand(count, channels, side, side).contiguous()
+    captions_N = torch.arange(count) % 16 if text else None
+    samples = Samples(images_NCHW, labels_N, torch.zeros(count, 2).long(), torch.ones(count).bool(), captions_N)
+    save_samples(folder / "samples.safetensors", samples)
+
+
+def _evaluate(config: Experiment, folder: Path, key: str) -> None:
+    target = Target.parse(key)
+    quality = {"mup": 3.0, "sp-published": 9.0, "sp-default": 9.0}.get(target.arm, 4.0) + 0.1 * target.seed
+    records = [distance("frechet_distance", quality), distance("kernel_distance", quality)]
+    if config.model.conditioning == "text":
+        records += [distance("kernel_distance/noto", quality), score("clip_like_score", 30 - quality)]
+        records += [
+            score(name, 1 - quality / 10, "chance") for name in ("style_accuracy", "subject_accuracy", "composition_accuracy")
+        ]
+    _write(folder / "metrics.json", {"run": key, "records": records})
+
+
+def score(metric: str, value: float, floor: str = "floor") -> dict[str, Any]:
+    """A record of a metric that a text model is judged by: higher is better, with a ceiling."""
+    interval = [value - 0.05, value + 0.05]
+    limits = {"ceiling": {"value": value + 1, "interval": interval, "n": 16}}
+    limits |= {"floor": {"value": 0.01, "interval": interval, "n": 100}} if floor == "floor" else {"chance": 0.1}
+    return {
+        "metric": metric,
+        "run": "mup_s0",
+        "value": value,
+        "interval": interval,
+        "n": 100,
+        "confidence": 0.95,
+        "caution": None,
+        **limits,
+    }
 
 
 def distance(metric: str, value: float | None, half: float = 0.5) -> dict[str, Any]:
@@ -154,7 +297,7 @@ def distance(metric: str, value: float | None, half: float = 0.5) -> dict[str, A
 
 def _manifest(name: str, folder: Path) -> dict[str, Any]:
     outputs = manifests.outputs(folder)
-    flops = {"sweep": 2 * 10**11, "train": 10**12}.get(name.partition("/")[0])
+    flops = {"sweep": 2 * 10**11, "search": 10**11, "train": 10**12}.get(name.partition("/")[0])
     return {
         "schema": manifests.SCHEMA,
         "artefact": f"dit-digits/{name}",
