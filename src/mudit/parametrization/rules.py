@@ -9,12 +9,15 @@ muP for Adam in the multiplier form (paper, Table 1; Yang et al. 2022, Table 8),
 
 c is the width-free output multiplier. Weight decay of hidden matrices grows with m because AdamW multiplies it by the learning
 rate: the product, what a step really removes, stays width-free. SP is 1 everywhere, with the initialisation at the true shape.
+
+`sp-same-init` is SP that starts like muP. For our families that is muP's recipe at the true shape. An init that was measured at
+base width is known there only, so such a model starts as the very function that muP starts as, forward multipliers folded in.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mudit.parametrization.recipes import Init
@@ -38,6 +41,12 @@ class Multipliers:
     lr: float
     weight_decay: float
     forward: float
+
+
+def same_start(shape: ParameterShape, init: Init, output_mult: float) -> Init:
+    """The init at the true shape of a plain model that starts as the function that muP starts as, from an init at base width."""
+    rule = multipliers("mup", shape, init, output_mult)
+    return replace(init, kind="fixed", value=rule.init_std * rule.forward)
 
 
 def multipliers(scaling: Scaling, shape: ParameterShape, init: Init, output_mult: float) -> Multipliers:

@@ -3,7 +3,8 @@
 A stage depends on its module and on every `mudit` module that it imports, directly or not, at module level or inside a function.
 The digest of a module is over its syntax tree without docstrings: comments, docstrings and layout may change, and Python
 versions give the same value. Infrastructure (configuration, registry, provenance, command line, logs) carries no science and does
-not count.
+not count. Where parameters name a model of the user's own, its module counts too, with what that imports outside of installed
+packages, which the environment describes.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import platform
 import subprocess
+import sysconfig
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -28,22 +31,34 @@ _INFRASTRUCTURE_PACKAGES = ("mudit.config", "mudit.provenance")
 _DECISIVE_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "timm", "diffusers", "torch-fidelity", "mup")
 
 
-def closure(module: str) -> dict[str, str]:
-    """Everything in `mudit` that `module` depends on, itself included -> digest. Sorted by name.
+def closure(module: str, *named: str) -> dict[str, str]:
+    """Everything that `module` and the modules `named` by parameters depend on, themselves included -> digest. Sorted by name.
 
     Modules go by their dotted name; files that are not Python and lie below the folder of `module` (templates) by their path.
     """
     found: set[str] = set()
-    queue = [module]
+    queue = [module, *named]
     while queue:
         name = queue.pop()
-        if name in found or _is_infrastructure(name):
+        if name in found or _is_infrastructure(name) or (name != module and _path(name) is None):
             continue
         found.add(name)
         queue.extend(_imports(name))
     path = _path(module)
     assert path is not None, f"no module {module} in {PACKAGE}"
     return {name: _digest(name) for name in sorted(found)} | _data_files(path.parent)
+
+
+def named_modules(parameters: Any) -> list[str]:
+    """Modules that a stage's parameters name: factories and calls of models of the user's own (`family: external`)."""
+    if isinstance(parameters, list):
+        return [name for item in parameters for name in named_modules(item)]
+    if not isinstance(parameters, dict):
+        return []
+    named = [name for item in parameters.values() for name in named_modules(item)]
+    if parameters.get("family") == "external":
+        named += [parameters[key].partition(":")[0] for key in ("factory", "call") if parameters[key] is not None]
+    return named
 
 
 def digest(value: Any) -> str:
@@ -94,9 +109,30 @@ def _data_files(folder: Path) -> dict[str, str]:
 
 @cache
 def _path(name: str) -> Path | None:
-    """Source file of a `mudit` module; None if there is no such module."""
-    base = PACKAGE.joinpath(*name.split(".")[1:])
+    """Source file of a module of `mudit` or of the user's own; None if there is no such module or it is an installed one."""
+    top, *parts = name.split(".")
+    folder = PACKAGE.parent if top == PACKAGE.name else _own_folder(top)
+    if folder is None:
+        return None
+    base = folder.joinpath(top, *parts)
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+def _own_folder(top: str) -> Path | None:
+    """Folder of a top-level module of the user's own: the working directory, or where Python finds it outside of installations."""
+    here = Path.cwd()
+    if (here / f"{top}.py").is_file() or (here / top).is_dir():
+        return here
+    spec = importlib.util.find_spec(top)  # runs nothing: only a parent package would be imported, and this has none
+    if spec is None:
+        return None
+    places = list(spec.submodule_search_locations or ()) + ([spec.origin] if spec.has_location and spec.origin else [])
+    return next((Path(place).parent for place in places if not _is_installed(Path(place))), None)
+
+
+def _is_installed(place: Path) -> bool:
+    """Whether it belongs to Python or to an installed package."""
+    return place.is_relative_to(sysconfig.get_path("stdlib")) or not {"site-packages", "dist-packages"}.isdisjoint(place.parts)
 
 
 @cache
@@ -108,7 +144,11 @@ def _tree(name: str) -> ast.Module:
 
 @cache
 def _imports(name: str) -> frozenset[str]:
-    """The `mudit` modules that a module names: in its imports, and in strings such as a registry's `mudit.models.dit:DiT`."""
+    """The modules that a module names: in its imports, and in strings such as a registry's `mudit.models.dit:DiT`.
+
+    `mudit` names only modules of its own; a user's module also others of the user's.
+    """
+    ours = name.partition(".")[0] == PACKAGE.name
     path = _path(name)
     package = name if path is not None and path.name == "__init__.py" else name.rpartition(".")[0]
     found: set[str] = set()
@@ -124,7 +164,7 @@ def _imports(name: str) -> frozenset[str]:
         else:
             continue
         for candidate in candidates:
-            if candidate.partition(".")[0] == "mudit" and _path(candidate):
+            if (candidate.partition(".")[0] == PACKAGE.name or not (ours or isinstance(node, ast.Constant))) and _path(candidate):
                 parts = candidate.split(".")
                 found.update(".".join(parts[:depth]) for depth in range(1, len(parts) + 1))  # importing a.b runs a, too
     return frozenset(found - {name})

@@ -65,10 +65,11 @@ class Inspector:
 
     def recipe(self, artefact: Artefact) -> dict[str, Any]:
         """What the artefact's manifest would record if it were made now: parameters, inputs, code."""
+        parameters = artefact.stage.parameters(self.experiment, artefact.key)
         return {
-            "parameters": artefact.stage.parameters(self.experiment, artefact.key),
+            "parameters": parameters,
             "inputs": {each.name: self.verdict(each).content for each in inputs(artefact, self.experiment)},
-            "code": source.closure(artefact.stage.module),
+            "code": source.closure(artefact.stage.module, *source.named_modules(parameters)),
         }
 
     def _decide(self, artefact: Artefact) -> Verdict:

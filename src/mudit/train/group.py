@@ -78,8 +78,9 @@ class TrialGroup:
         for index in indices:
             model = self._new_model(self.members[index].seed)
             with torch.no_grad():
-                for name, parameter in model.named_parameters():
-                    parameter.copy_(views[index][name].view_as(parameter))
+                for name, view in views[index].items():
+                    parameter = model.get_parameter(name)
+                    parameter.copy_(view.view_as(parameter))
             models.append(model)
         self.members = [self.members[index] for index in indices]
         if not models:

@@ -214,7 +214,7 @@ def trial_gradients(packed: nn.Module, count: int) -> list[dict[str, Tensor]]:
 def _by_trial(packed: nn.Module, count: int, value: Callable[[nn.Parameter], Tensor | None]) -> list[dict[str, Tensor]]:
     if isinstance(packed, Alone):
         assert count == 1, "a model without a packed form runs alone"
-        named = {name: value(parameter) for name, parameter in packed.model.named_parameters()}
+        named = {name: value(parameter) for name, parameter in packed.model.named_parameters() if parameter.requires_grad}
         return [{name: tensor for name, tensor in named.items() if tensor is not None}]
     slices: list[dict[str, Tensor]] = [{} for _ in range(count)]
     for name, parameter in packed.named_parameters():

@@ -171,9 +171,9 @@ class Trainer:
         tensors = checkpoint.tensors
         for name, parameter in self.model.named_parameters():
             parameter.copy_(tensors[f"model.{name}"])
-            self.optimizer.state[parameter] = {
-                key: tensors[f"optimizer.{key}.{name}"].to(self.device) for key in ("step", "exp_avg", "exp_avg_sq")
-            }
+            saved = {key: tensors.get(f"optimizer.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+            # A parameter that is frozen, or that the loss does not reach, has no state.
+            self.optimizer.state[parameter] = {key: value.to(self.device) for key, value in saved.items() if value is not None}
         for name, average in self.ema.model.named_parameters():
             average.copy_(tensors[f"ema.{name}"])
         self.step = checkpoint.step

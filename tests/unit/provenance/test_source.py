@@ -77,6 +77,32 @@ def test_functions_that_only_document_themselves(package: Path) -> None:
     assert source.closure("mudit.c") != before
 
 
+def test_a_model_of_the_users_own_counts_with_what_it_imports(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the working directory and the user's other folders, but not from installed packages or Python itself."""
+    here, elsewhere = package.parent / "here", package.parent / "elsewhere"
+    (elsewhere / "ownlib").mkdir(parents=True)
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend(elsewhere)
+    (here / "own_net.py").write_text(
+        "import json\nimport torch\nimport own_parts\nfrom ownlib import layers\nname = 'own_idle:x'\n"
+    )
+    (here / "own_parts.py").write_text("from mudit.c import value\n")
+    (here / "own_idle.py").write_text("")
+    (elsewhere / "ownlib" / "__init__.py").write_text("")
+    (elsewhere / "ownlib" / "layers.py").write_text("from . import missing\n")
+    own = {"family": "external", "factory": "own_net:Net", "call": None}
+    other = {"family": "external", "factory": "torch.nn:Linear", "call": "nowhere.at_all:call"}
+    named = source.named_modules({"model": own, "coordcheck": {"also": [{"model": other}]}, "data": {"factory": "own_idle:x"}})
+    assert named == ["own_net", "torch.nn", "nowhere.at_all"]
+    before = source.closure("mudit.a", *named)
+    assert before.keys() - source.closure("mudit.a").keys() == {"own_net", "own_parts", "ownlib", "ownlib.layers"}
+    (elsewhere / "ownlib" / "layers.py").write_text("from . import missing\nrate = 1\n")
+    _forget()
+    after = source.closure("mudit.a", *named)
+    assert {name for name in after if after[name] != before[name]} == {"ownlib.layers"}
+
+
 def test_closures_of_all_stages_leave_infrastructure_out() -> None:
     for stage in STAGES.values():
         modules = source.closure(stage.module)
