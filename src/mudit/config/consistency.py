@@ -59,7 +59,7 @@ def _check_captions(experiment: Experiment) -> None:
     model, captions = experiment.model, experiment.data.captions
     if (
         captions is not None
-        and isinstance(model, PixArtSection | UViTSection)
+        and isinstance(model, PixArtSection | UViTSection | MMDiTSection)
         and model.max_tokens not in (None, captions.max_tokens)
     ):
         raise ValueError(

@@ -110,6 +110,7 @@ class MMDiTSection(TransformerSection):
     family: Literal["mmdit"] = Field(description="architecture")
     text_dim: PositiveInt = Field(description="width of the text encoder's token features")
     pooled_dim: PositiveInt = Field(description="width of the pooled caption")
+    max_tokens: PositiveInt = Field(description="longest caption, in tokens")
     qk_norm: bool = Field(description="RMS norms on queries and keys")
     position_table: PositiveInt | None = Field(description="side of the position table whose centre is used; null: the image's own")
     alignment: AlignmentSection | None = Field(description="REPA; null: none")

@@ -23,46 +23,45 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CAPTION_TOKENS = 128  # length of a caption where neither the model's section nor the caller says it
-_COUNTED: dict[tuple[str, int, int, bool], int] = {}  # (section, width, caption_tokens, training) -> multiply-adds
+CAPTION_TOKENS = 128  # length of a caption where the section of an external model does not say it
+_COUNTED: dict[tuple[str, int, bool], int] = {}  # (section, width, training) -> multiply-adds
 
 
-def forward_macs(model: ModelSection, width: int, *, caption_tokens: int = CAPTION_TOKENS, training: bool = False) -> int:
+def forward_macs(model: ModelSection, width: int, *, training: bool = False) -> int:
     """Multiply-adds of one image's forward pass: matrix products, convolutions and the two attention products.
 
-    Captions have the length to which the model's section pads them, or `caption_tokens` if it names none (MMDiT). `training` adds
-    what only training runs: REPA's projector.
+    Captions have the longest length that the model's section names. `training` adds what only training runs: REPA's projector.
     """
-    key = (model.model_dump_json(), width, caption_tokens, training)
+    key = (model.model_dump_json(), width, training)
     if key not in _COUNTED:
-        _COUNTED[key] = _forward_macs(model, width, caption_tokens, training)
+        _COUNTED[key] = _forward_macs(model, width, training)
     return _COUNTED[key]
 
 
-def train_flops(model: ModelSection, width: int, images: int, *, caption_tokens: int = CAPTION_TOKENS) -> int:
+def train_flops(model: ModelSection, width: int, images: int) -> int:
     """Operations of training on `images` images: forward and backward."""
-    return 6 * forward_macs(model, width, caption_tokens=caption_tokens, training=True) * images
+    return 6 * forward_macs(model, width, training=True) * images
 
 
-def inference_flops(model: ModelSection, width: int, images: int, *, caption_tokens: int = CAPTION_TOKENS) -> int:
+def inference_flops(model: ModelSection, width: int, images: int) -> int:
     """Operations of `images` forward passes."""
-    return 2 * forward_macs(model, width, caption_tokens=caption_tokens) * images
+    return 2 * forward_macs(model, width) * images
 
 
-def _forward_macs(model: ModelSection, width: int, caption_tokens: int, training: bool) -> int:
+def _forward_macs(model: ModelSection, width: int, training: bool) -> int:
     import torch
 
     try:
-        return _count(model, width, caption_tokens, training, torch.device("meta"))
+        return _count(model, width, training, torch.device("meta"))
     except (ConfigError, NotImplementedError, RuntimeError) as error:
         if model.family != "external":
             raise
-        macs = _count(model, width, caption_tokens, training, torch.device("cpu"))
+        macs = _count(model, width, training, torch.device("cpu"))
         log.info("FLOPs at width %d are counted in memory: on the meta device the model raised %s", width, error)
         return macs
 
 
-def _count(model: ModelSection, width: int, caption_tokens: int, training: bool, device: torch.device) -> int:
+def _count(model: ModelSection, width: int, training: bool, device: torch.device) -> int:
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
@@ -75,7 +74,7 @@ def _count(model: ModelSection, width: int, caption_tokens: int, training: bool,
         t = torch.zeros(1, dtype=torch.long)
         # The counter does not know the CPU's fused attention, so attention runs as the two products that it is.
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            _forward(module, x, t, _condition(model, caption_tokens), training)
+            _forward(module, x, t, _condition(model), training)
     operations = counter.get_total_flops()
     assert operations % 2 == 0, "a multiply-add is two operations"
     return operations // 2
@@ -88,7 +87,7 @@ def _forward(module: nn.Module, x: torch.Tensor, t: torch.Tensor, condition: Con
         module(x, t, condition)
 
 
-def _condition(model: ModelSection, caption_tokens: int) -> Condition:
+def _condition(model: ModelSection) -> Condition:
     """One label, or one caption of full length."""
     import torch
 
@@ -97,7 +96,7 @@ def _condition(model: ModelSection, caption_tokens: int) -> Condition:
     if model.conditioning == "label":
         return torch.zeros(1, dtype=torch.long)
     sizes: dict[str, int | None] = model.model_dump(include={"text_dim", "pooled_dim", "max_tokens"})
-    length = sizes.get("max_tokens") or caption_tokens
+    length = sizes.get("max_tokens") or CAPTION_TOKENS
     return TextCondition(
         tokens=torch.zeros(1, length, sizes["text_dim"] or 1),
         mask=torch.ones(1, length, dtype=torch.bool),

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from mudit.config.models import ExternalSection, ModelSection
+from mudit.config.models import ExternalSection, MMDiTSection, ModelSection
 from mudit.errors import ConfigError
 from mudit.models.dit import DiT
 from mudit.models.mmdit import Alignment, MMDiT
@@ -36,6 +36,8 @@ def build(model: ModelSection, width: int) -> nn.Module:
 
 def _options(model: ModelSection) -> dict[str, Any]:
     options = model.model_dump(exclude=_NOT_ARCHITECTURE)
+    if isinstance(model, MMDiTSection):
+        del options["max_tokens"]  # what is known of the captions; no weight depends on it
     if options.get("alignment") is not None:
         options["alignment"] = Alignment(**options["alignment"])
     return options

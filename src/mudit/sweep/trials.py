@@ -44,8 +44,11 @@ class PackedRuns:
         """A pack at a time, each when it is finished. `advance(trial_steps, **columns)` reports progress."""
         if members and not self.size:
             self.size, self.seconds = measure_group_size(self._new_group, members[:_LARGEST_PACK])
-            timings = ", ".join(f"{size}: {seconds * 1e3:.1f}" for size, seconds in self.seconds.items())
-            log.info("%s: %d trials at once is fastest: %s ms per trial and step", self._name, self.size, timings)
+            if self.seconds:
+                timings = ", ".join(f"{size}: {seconds * 1e3:.1f}" for size, seconds in self.seconds.items())
+                log.info("%s: %d trials at once is fastest: %s ms per trial and step", self._name, self.size, timings)
+            else:
+                log.info("%s: this model has no packed form, so trials run one after another", self._name)
         for start in range(0, len(members), max(1, self.size)):
             pack = members[start : start + self.size]
             records = run_group(self._new_group(pack), self._validation, self._horizons, self._divergence_factor, advance)

@@ -46,7 +46,7 @@ class Interrupted(SystemExit):
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One run: scale, base hyperparameters and what to record. `identity` ties checkpoints to everything that the run depends on."""
+    """One run: scale, hyperparameters and what to record. `identity` ties checkpoints to everything that the run depends on."""
 
     table: ParameterTable
     knobs: Knobs

@@ -19,7 +19,16 @@ PIXART = PixArtSection.model_validate(SIZES | TEXT | {"family": "pixart"})
 UVIT = UViTSection.model_validate(SIZES | TEXT | {"family": "uvit", "num_classes": None, "final_conv": False})
 UVIT_LABELS = UVIT.model_copy(update={"num_classes": 2, "text_dim": None, "max_tokens": None})
 MMDIT = MMDiTSection.model_validate(
-    SIZES | {"family": "mmdit", "text_dim": 384, "pooled_dim": 64, "qk_norm": True, "position_table": None, "alignment": ALIGNMENT}
+    SIZES
+    | {
+        "family": "mmdit",
+        "text_dim": 384,
+        "pooled_dim": 64,
+        "max_tokens": 20,
+        "qk_norm": True,
+        "position_table": None,
+        "alignment": ALIGNMENT,
+    }
 )
 FAMILIES = {"dit": DIT, "pixart": PIXART, "uvit": UVIT, "uvit-labels": UVIT_LABELS, "mmdit": MMDIT}
 

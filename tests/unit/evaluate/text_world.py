@@ -47,6 +47,7 @@ FAMILIES: dict[str, ModelSection] = {
     "mmdit": MMDiTSection(
         family="mmdit",
         pooled_dim=POOLED_DIM,
+        max_tokens=MAX_TOKENS,
         qk_norm=True,
         position_table=None,
         alignment=AlignmentSection(after_blocks=1, hidden=16, features=112),

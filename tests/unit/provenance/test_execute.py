@@ -29,7 +29,7 @@ def test_the_manifest_says_what_was_made_and_how(project: Project) -> None:
     assert project.make("data") is True
     manifest = json.loads(MANIFEST.read_text())
     assert manifest["artefact"] == "smoke/data"
-    assert manifest["parameters"]["data"]["source"] == "sklearn-digits"
+    assert manifest["parameters"]["data"]["source"] == {"kind": "sklearn-digits"}
     assert manifest["inputs"] == {}
     assert sorted(manifest["code"]) == ["mudit.data.stage", "mudit.shared"]
     assert sorted(manifest["outputs"]) == ["part/result.json", "summary.json"]

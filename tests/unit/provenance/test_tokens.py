@@ -17,15 +17,15 @@ def test_tokens_follow_the_verdicts(project: Project) -> None:
     tokens.sync(project.config, "desk")
     assert present() == set()
     project.make("data")
-    project.make("coordcheck")
+    project.make("coordcheck/dit")
     project.make("extractor")
     tokens.sync(project.config, "desk")
-    assert present() == {"smoke/data", "smoke/coordcheck", "smoke/extractor"}
+    assert present() == {"smoke/data", "smoke/coordcheck/dit", "smoke/extractor"}
     project.edit_config("extractor: digits-cnn", "extractor: efficientnet-lite0")
     forget_code()
     verdicts = tokens.sync(project.config, "desk")
-    assert present() == {"smoke/data", "smoke/coordcheck"}
-    assert [verdict.artefact.id for verdict in verdicts if verdict.fresh] == ["smoke/data", "smoke/coordcheck"]
+    assert present() == {"smoke/data", "smoke/coordcheck/dit"}
+    assert [verdict.artefact.id for verdict in verdicts if verdict.fresh] == ["smoke/data", "smoke/coordcheck/dit"]
 
 
 def test_forged_tokens_are_removed(project: Project) -> None:

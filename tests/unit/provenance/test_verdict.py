@@ -109,7 +109,7 @@ def test_reasons_are_counted_when_there_are_many(made: Project) -> None:
     ]:
         made.edit_config(old, new)
     made.edit_config("beta_end: 0.2", "beta_end: 0.1")
-    assert made.verdict("coordcheck").reasons[-1] == "parameter: 1 more"
+    assert made.verdict("coordcheck/dit").reasons[-1] == "parameter: 1 more"
 
 
 def test_damage_is_found_and_named(made: Project) -> None:
@@ -178,6 +178,6 @@ def test_causes_group_what_changed_and_leave_consequences_out(made: Project) -> 
 
 def test_a_gate_holds_runs_back_but_does_not_make_their_results_stale(made: Project) -> None:
     made.edit_config("tolerance: 0.45", "tolerance: 0.4")
-    assert stale(made) == ["coordcheck", "report"]
-    with pytest.raises(ProvenanceError, match=r"smoke/train/mup_s0 needs coordcheck, which is stale"):
+    assert stale(made) == ["coordcheck/dit", "report"]
+    with pytest.raises(ProvenanceError, match=r"smoke/train/mup_s0 needs coordcheck/dit, which is stale"):
         made.make("train/mup_s0", force=True)
