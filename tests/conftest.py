@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from mudit.config.load import load
 from mudit.config.schema import Experiment
 from mudit.data.reader import LatentStore
 from mudit.stages import Job
 from support import ROOT
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("mudit", deadline=None)
+settings.load_profile("mudit")
 
 
 @pytest.fixture(scope="session")
