@@ -195,9 +195,10 @@ class Recorder:
                 self.outputs[name or "output"] = output.detach()
             elif isinstance(output, tuple | list):
                 parts = [part.detach() for part in output if isinstance(part, Tensor) and part.is_floating_point()]
+                named = {f"{name or 'output'}.{index}": part for index, part in enumerate(parts)}
                 if not name:  # a model's first output is its prediction
-                    self.outputs["output"] = parts.pop(0)
-                self.outputs |= {f"{name or 'output'}.{index}": part for index, part in enumerate(parts)}
+                    named = {"output": named.pop("output.0"), **named}
+                self.outputs |= named
             if is_layer and isinstance(output, Tensor):
                 self._inputs[name] = tuple(map(_detached, inputs)), {key: _detached(value) for key, value in keywords.items()}
 
