@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from mudit.errors import ConfigError
 from mudit.runs import Setting, Target
@@ -396,28 +396,3 @@ def plan(config: Config, selection: str | None = None) -> Iterator[tuple[Artefac
         experiment = config.experiments[name]
         for artefact in artefacts(name, experiment):
             yield artefact, experiment
-
-
-def scoped(experiment: Experiment, artefact: Artefact) -> Experiment:
-    """A view of the experiment that shows only the sections that the artefact's parameters name.
-
-    A stage that reads a section it does not declare fails with an AssertionError, so parameters cannot leave out what matters.
-    """
-    declared = frozenset(artefact.stage.parameters(experiment, artefact.key))
-    return cast("Experiment", _Scoped(experiment, artefact.stage.name, declared))
-
-
-class _Scoped:
-    def __init__(self, experiment: Experiment, stage: str, declared: frozenset[str]) -> None:
-        self._experiment, self._stage, self._declared = experiment, stage, declared
-
-    def has(self, *sections: str) -> bool:
-        """Whether sections are there may be asked of any: what depends on it are a stage's inputs, which are tracked anyway."""
-        return self._experiment.has(*sections)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # copying and pickling ask for these before __init__ has run
-            raise AttributeError(name)
-        value = getattr(self._experiment, name)
-        assert name in self._declared, f"stage {self._stage} reads section {name!r}, which its parameters in mudit.stages leave out"
-        return value

@@ -11,7 +11,8 @@ import pytest
 from mudit.config.load import load
 from mudit.config.schema import Config, Experiment
 from mudit.errors import ConfigError
-from mudit.stages import STAGES, artefacts, experiments, find, gates, inputs, plan, scoped
+from mudit.scoped import scoped
+from mudit.stages import STAGES, artefacts, experiments, find, gates, inputs, plan
 
 REPOSITORY = Path(__file__).parents[2]
 

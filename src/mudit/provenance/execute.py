@@ -28,7 +28,8 @@ from mudit.provenance import manifest as manifests
 from mudit.provenance import source
 from mudit.provenance.resume import claim
 from mudit.provenance.verdict import Inspector
-from mudit.stages import RESULTS, STATE, Artefact, Job, gates, inputs, scoped
+from mudit.scoped import scoped
+from mudit.stages import RESULTS, STATE, Artefact, Job, gates, inputs
 
 _LOG = logging.getLogger(__name__)
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)

@@ -26,7 +26,16 @@ PACKAGE = Path(__file__).resolve().parent.parent
 REPOSITORY = PACKAGE.parent.parent
 LOCK = REPOSITORY / "requirements.lock"
 
-_INFRASTRUCTURE = ("mudit", "mudit.cli", "mudit.errors", "mudit.logs", "mudit.runs", "mudit.stages", "mudit.__main__")
+_INFRASTRUCTURE = (
+    "mudit",
+    "mudit.cli",
+    "mudit.errors",
+    "mudit.logs",
+    "mudit.runs",
+    "mudit.scoped",
+    "mudit.stages",
+    "mudit.__main__",
+)
 _INFRASTRUCTURE_PACKAGES = ("mudit.config", "mudit.provenance")
 _DECISIVE_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "timm", "diffusers", "torch-fidelity", "mup")
 

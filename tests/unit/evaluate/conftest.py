@@ -15,7 +15,8 @@ from mudit.config.load import load
 from mudit.models.registry import build
 from mudit.parametrization.apply import parametrize
 from mudit.parametrization.table import table_for
-from mudit.stages import Artefact, Job, parse, scoped
+from mudit.scoped import scoped
+from mudit.stages import Artefact, Job, parse
 from mudit.train.weights import save_weights
 
 from . import text_world

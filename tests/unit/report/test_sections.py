@@ -15,7 +15,8 @@ from mudit.config.schema import Config, Experiment
 from mudit.report import stage
 from mudit.report.evidence import Evidence
 from mudit.report.rows import ledger_rows
-from mudit.stages import Job, parse, scoped
+from mudit.scoped import scoped
+from mudit.stages import Job, parse
 from support import ROOT, changed
 
 from .captioned import write_store
