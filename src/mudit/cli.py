@@ -6,6 +6,7 @@ A user's error is one line on stderr and exit code 2. Anything else is a bug: it
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mudit import __version__, logs
+from mudit.distributed import World
 from mudit.errors import ConfigError, MuditError
 from mudit.fetch import SETS, SetName, cache_folder
 from mudit.fetch import fetch as fetch_set
@@ -60,7 +62,7 @@ def _make(stage: Stage, experiment: str, key: str, config: Path, force: bool) ->
     from mudit.provenance.execute import make
     from mudit.stages import find
 
-    logs.setup()
+    logs.setup(logging.INFO if World.of_environment().main else logging.WARNING)
     loaded = load(config)
     artefact = find(loaded, experiment, stage.name, key)
     make(artefact, loaded.experiments[experiment], force=force)

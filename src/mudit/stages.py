@@ -14,20 +14,20 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mudit import depend
+from mudit.depend import Parameters
 from mudit.errors import ConfigError
-from mudit.runs import Setting, Target
+from mudit.runs import Target
 
 if TYPE_CHECKING:
-    from mudit.config.base import Section
+    from mudit.config.cluster import Workers
     from mudit.config.schema import Config, Experiment
 
 RESULTS = Path("results")
 STATE = Path("state")
 _SINGLE = [""]
-
-Parameters = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Job:
     """A fresh temporary folder, renamed into place when `run` returns."""
     state: Path
     """Where resumable state goes: survives kills and restarts. Made by the stage when it needs it."""
+    workers: Workers | None = None
+    """How its processes are laid out; None: as the stage likes, which is one process. It changes no result beyond rounding."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Stage:
     `parameters` returns everything of the configuration that the result depends on, as JSON values under the names of the
     configuration's sections; what it leaves out may change without making the artefact stale. `gates` are artefacts that must be
     fresh before the stage may run although nothing of them flows into its result: their later changes do not make it stale.
-    An experiment that lacks one of the `sections` has no artefact of the stage.
+    An experiment that lacks one of the `sections` has no artefact of the stage. A `parallel` stage may run as several processes
+    (`execution` in the configuration), each of which calls `run`; only rank 0's summary counts.
     `work` is the relative cost of one artefact: among jobs that could start, the workflow starts the dearest first, so that no
     core idles at the end.
     """
@@ -68,6 +71,7 @@ class Stage:
     keys: Callable[[Experiment], list[str]] | None = None
     gates: Callable[[Experiment], list[str]] = lambda experiment: []
     sections: tuple[str, ...] = ()
+    parallel: bool = False
     work: Callable[[Experiment, str], float] = lambda experiment, key: 0.0
 
     def all_keys(self, experiment: Experiment) -> list[str]:
@@ -115,109 +119,6 @@ class Artefact:
         return " ".join(["mudit", self.stage.name, self.experiment, self.key]).rstrip()
 
 
-def _sections(*names: str) -> Callable[[Experiment, str], Parameters]:
-    """Parameters that are whole sections of the experiment."""
-    return lambda experiment, key: _dump(experiment, *names)
-
-
-def _dump(experiment: Experiment, *names: str) -> Parameters:
-    return {name: getattr(experiment, name).model_dump(mode="json") for name in names}
-
-
-def _fields(section: Section, *names: str) -> Parameters:
-    return section.model_dump(mode="json", include=set(names))
-
-
-def _inputs(*names: str) -> Callable[[Experiment, str], list[str]]:
-    """Inputs that are the same for every key of a stage."""
-    return lambda experiment, key: list(names)
-
-
-def _gate_keys(experiment: Experiment) -> list[str]:
-    """Families that the gate looks at, the experiment's own first."""
-    return [experiment.model.family, *(each.model.family for each in experiment.coordcheck.also)]
-
-
-def _own_gate(experiment: Experiment) -> list[str]:
-    return [f"coordcheck/{experiment.model.family}"]
-
-
-def _gate_parameters(experiment: Experiment, key: str) -> Parameters:
-    check = experiment.coordcheck.model_dump(mode="json", exclude={"also"})
-    if key == experiment.model.family:
-        return _dump(experiment, "model", "diffusion", "optimizer") | {"coordcheck": check}
-    also = [each.model_dump(mode="json") for each in experiment.coordcheck.also if each.model.family == key]
-    return {"coordcheck": check | {"also": also}}
-
-
-def _sweep_keys(experiment: Experiment) -> list[str]:
-    from mudit.sweep.settings import settings
-
-    return [setting.name for setting in settings(experiment.sweep)]
-
-
-def _sweep_parameters(experiment: Experiment, key: str) -> Parameters:
-    from mudit.sweep.settings import settings
-
-    grid = _fields(experiment.sweep, "log2_lr", "log2_lr_min", "log2_lr_max", "seeds", "divergence_factor")
-    horizons = list(settings(experiment.sweep)[Setting.parse(key)])
-    return _dump(experiment, "model", "diffusion", "optimizer", "validation") | {"sweep": grid | {"horizons": horizons}}
-
-
-def _sweep_work(experiment: Experiment, key: str) -> float:
-    setting = Setting.parse(key)
-    steps: int = max(_sweep_parameters(experiment, key)["sweep"]["horizons"])
-    return setting.width**2 * setting.batch_size * steps * (len(experiment.sweep.log2_lr) + 3 * len(experiment.sweep.seeds))
-
-
-def _search_work(experiment: Experiment, key: str) -> float:
-    search = experiment.search
-    return search.width**2 * search.batch_size * search.steps * search.trials
-
-
-def _transfer_inputs(experiment: Experiment, key: str) -> list[str]:
-    """Where the base hyperparameters come from: a sweep's certificate or a random search; nowhere if every arm states its own."""
-    return [stage for stage in ("select", "search") if experiment.has(stage)]
-
-
-def _transfer_parameters(experiment: Experiment, key: str) -> Parameters:
-    train = _fields(experiment.train, "width", "batch_size", "steps")
-    arm = experiment.train.arms[key].model_dump(mode="json")
-    sections = [name for name in ("transfer", "search") if experiment.has(name)]
-    return _dump(experiment, *sections, "model", "diffusion", "optimizer") | {"train": train | {"arms": {key: arm}}}
-
-
-def _train_keys(experiment: Experiment, seeds: list[int]) -> list[str]:
-    return [Target(arm, seed).name for seed in seeds for arm in experiment.train.arms]
-
-
-def _train_parameters(experiment: Experiment, key: str) -> Parameters:
-    train = experiment.train.model_dump(mode="json", exclude={"arms", "seeds"})
-    return _dump(experiment, "model", "diffusion", "optimizer", "validation") | {"train": train}
-
-
-def _train_work(experiment: Experiment, key: str) -> float:
-    return experiment.train.width**2 * experiment.train.batch_size * experiment.train.steps
-
-
-def _sampled_keys(experiment: Experiment) -> list[str]:
-    return _train_keys(experiment, experiment.sample.train_seeds)
-
-
-def _sample_parameters(experiment: Experiment, key: str) -> Parameters:
-    return _dump(experiment, "model", "diffusion") | {"sample": experiment.sample.model_dump(mode="json", exclude={"train_seeds"})}
-
-
-def _evaluate_inputs(experiment: Experiment, key: str) -> list[str]:
-    scorer = ["scorer"] if experiment.has("scorer") else []
-    return ["data", "extractor", *scorer, f"train/{key}", f"sample/{key}"]
-
-
-def _evaluate_parameters(experiment: Experiment, key: str) -> Parameters:
-    scorer = ["scorer"] if experiment.has("scorer") else []
-    return _dump(experiment, "model", "diffusion", "validation", "evaluate", *scorer)
-
-
 def _report_inputs(experiment: Experiment, key: str) -> list[str]:
     return [stage.artefact(key) for stage in STAGES.values() if stage.name != "report" for key in stage.all_keys(experiment)]
 
@@ -227,18 +128,19 @@ _ALL = [
         name="data",
         summary="Encode a data set into the latent store.",
         module="mudit.data.stage",
-        inputs=_inputs(),
-        parameters=_sections("data"),
+        parallel=True,
+        inputs=depend.inputs(),
+        parameters=depend.sections("data"),
     ),
     Stage(
         name="extractor",
         summary="Prepare the feature extractor of the metrics.",
         module="mudit.evaluate.extractor_stage",
         sections=("evaluate",),
-        inputs=_inputs("data"),
+        inputs=depend.inputs("data"),
         parameters=lambda experiment, key: {
-            "evaluate": _fields(experiment.evaluate, "extractor"),
-            "model": _fields(experiment.model, "num_classes"),
+            "evaluate": depend.fields(experiment.evaluate, "extractor"),
+            "model": depend.fields(experiment.model, "num_classes"),
         },
     ),
     Stage(
@@ -246,45 +148,47 @@ _ALL = [
         summary="Train the text-image scorer of the metrics.",
         module="mudit.evaluate.scorer_stage",
         sections=("scorer",),
-        inputs=_inputs("data"),
-        parameters=_sections("scorer"),
+        inputs=depend.inputs("data"),
+        parameters=depend.sections("scorer"),
     ),
     Stage(
         name="coordcheck",
         summary="Gate: do activations keep their size as width grows?",
         module="mudit.parametrization.gate",
-        keys=_gate_keys,
-        inputs=_inputs("data"),
-        parameters=_gate_parameters,
+        keys=depend.gate_keys,
+        inputs=depend.inputs("data"),
+        parameters=depend.gate_parameters,
     ),
     Stage(
         name="sweep",
         summary="Learning-rate sweep of one setting (Algorithms 1 to 3).",
         module="mudit.sweep.stage",
         sections=("sweep",),
-        keys=_sweep_keys,
-        inputs=_inputs("data"),
-        gates=_own_gate,
-        parameters=_sweep_parameters,
-        work=_sweep_work,
+        keys=depend.sweep_keys,
+        parallel=True,
+        inputs=depend.inputs("data"),
+        gates=depend.own_gate,
+        parameters=depend.sweep_parameters,
+        work=depend.sweep_work,
     ),
     Stage(
         name="search",
         summary="Random search of the base hyperparameters on the proxy.",
         module="mudit.search.stage",
         sections=("search",),
-        inputs=_inputs("data"),
-        gates=_own_gate,
-        parameters=_sections("model", "diffusion", "optimizer", "validation", "search"),
-        work=_search_work,
+        parallel=True,
+        inputs=depend.inputs("data"),
+        gates=depend.own_gate,
+        parameters=depend.sections("model", "diffusion", "optimizer", "validation", "search"),
+        work=depend.search_work,
     ),
     Stage(
         name="select",
         summary="Optima, drift and verdict: the transfer certificate.",
         module="mudit.select.stage",
         sections=("select",),
-        inputs=lambda experiment, key: [f"sweep/{setting}" for setting in _sweep_keys(experiment)],
-        parameters=_sections("sweep", "select"),
+        inputs=lambda experiment, key: [f"sweep/{setting}" for setting in depend.sweep_keys(experiment)],
+        parameters=depend.sections("sweep", "select"),
     ),
     Stage(
         name="transfer",
@@ -292,44 +196,46 @@ _ALL = [
         module="mudit.select.transfer_stage",
         sections=("train",),
         keys=lambda experiment: list(experiment.train.arms),
-        inputs=_transfer_inputs,
-        parameters=_transfer_parameters,
+        inputs=depend.transfer_inputs,
+        parameters=depend.transfer_parameters,
     ),
     Stage(
         name="train",
         summary="Train one target run.",
         module="mudit.train.stage",
         sections=("train",),
-        keys=lambda experiment: _train_keys(experiment, experiment.train.seeds),
+        keys=lambda experiment: depend.train_keys(experiment, experiment.train.seeds),
+        parallel=True,
         inputs=lambda experiment, key: ["data", f"transfer/{Target.parse(key).arm}"],
-        gates=_own_gate,
-        parameters=_train_parameters,
-        work=_train_work,
+        gates=depend.own_gate,
+        parameters=depend.train_parameters,
+        work=depend.train_work,
     ),
     Stage(
         name="sample",
         summary="Draw images from the EMA weights of one target run.",
         module="mudit.evaluate.sample_stage",
         sections=("sample",),
-        keys=_sampled_keys,
+        keys=depend.sampled_keys,
+        parallel=True,
         inputs=lambda experiment, key: ["data", f"train/{key}"],
-        parameters=_sample_parameters,
+        parameters=depend.sample_parameters,
     ),
     Stage(
         name="evaluate",
         summary="Metrics of one target run, beside their real-vs-real floor.",
         module="mudit.evaluate.stage",
         sections=("evaluate",),
-        keys=_sampled_keys,
-        inputs=_evaluate_inputs,
-        parameters=_evaluate_parameters,
+        keys=depend.sampled_keys,
+        inputs=depend.evaluate_inputs,
+        parameters=depend.evaluate_parameters,
     ),
     Stage(
         name="report",
         summary="One HTML page with the claims ledger and its evidence.",
         module="mudit.report.stage",
         inputs=_report_inputs,
-        parameters=lambda experiment, key: experiment.model_dump(mode="json"),
+        parameters=lambda experiment, key: experiment.model_dump(mode="json", exclude={"execution"}),
     ),
 ]
 STAGES: dict[str, Stage] = {stage.name: stage for stage in _ALL}

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mudit.config.base import Count, Log2, PositiveInt, SchemeName, Section, Share
+from mudit.config.cluster import ClusterSection, ExecutionSection
 from mudit.config.consistency import check_fits
 from mudit.config.data import DataSection
 from mudit.config.models import AnyModel
@@ -198,6 +199,9 @@ class Experiment(Section):
     scorer: ScorerSection = Field(default=_ABSENT, description="text-image scorer")
     evaluate: EvaluateSection = Field(default=_ABSENT, description="metrics")
     report: ReportSection = Field(description="the page")
+    execution: ExecutionSection = Field(
+        default=ExecutionSection(), description="processes and memory of its stages; left out: one process each"
+    )
 
     def has(self, *sections: str) -> bool:
         """Whether the experiment has all of these sections."""
@@ -215,6 +219,7 @@ class Config(Section):
     study: str = Field(description="the study to run")
     studies: dict[str, list[str]] = Field(description="study -> experiments")
     experiments: dict[str, Experiment] = Field(description="name -> experiment")
+    cluster: ClusterSection = Field(description="machines and budget: what `mudit plan` reckons with")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -1,5 +1,7 @@
 """The one way in which a stage runs: check its inputs, work in a temporary folder, write the manifest, rename into place.
 
+Where a job has several processes (`mudit.distributed`), rank 0 does all of that, and the others only run the stage beside it.
+
 Whatever kills the process, the artefact's own folder holds either the old artefact or the new one. Leftovers of killed runs are
 cleared, or put back, at the next start.
 """
@@ -20,10 +22,11 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from mudit.config.schema import Experiment
-from mudit.errors import ProvenanceError, ResultsError
+from mudit.distributed import World, broadcast, joined
+from mudit.errors import ConfigError, ProvenanceError, ResultsError
 from mudit.provenance import manifest as manifests
 from mudit.provenance import source
 from mudit.provenance.resume import claim
@@ -39,9 +42,44 @@ def make(artefact: Artefact, experiment: Experiment, *, force: bool) -> bool:
     """Make an artefact unless it is fresh already. Returns whether it was made.
 
     Raises ProvenanceError if an input is not fresh or another process is making the artefact, ResultsError if results cannot be
-    written, and whatever the stage raises. A failed run leaves the artefact as it was.
+    written, ConfigError if there are several processes and the stage is for one, and whatever the stage raises. A failed run
+    leaves the artefact as it was.
     """
-    with _writing(artefact), _lock(artefact):
+    if World.of_environment().size > 1 and not artefact.stage.parallel:
+        raise ConfigError(f"{artefact.id}: the stage {artefact.stage.name} runs in one process; start it without torchrun")
+    with joined() as world:
+        return _make(artefact, experiment, force) if world.main else _assist(artefact, experiment)
+
+
+def _assist(artefact: Artefact, experiment: Experiment) -> bool:
+    """What ranks above 0 do: run the stage if rank 0 does."""
+    out: str | None = broadcast(None)
+    if out is None:
+        return False
+    importlib.import_module(artefact.stage.module).run(_job(artefact, experiment, Path(out)))
+    return True
+
+
+class _Assistants:
+    """The ranks that wait in `_assist`. They are told once: to run, or, whatever happened instead, that there is nothing to do."""
+
+    def __init__(self) -> None:
+        self._told = False
+
+    def call(self, out: Path) -> None:
+        self._told = True
+        broadcast(str(out))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if not self._told:
+            broadcast(None)
+
+
+def _make(artefact: Artefact, experiment: Experiment, force: bool) -> bool:
+    with _Assistants() as assistants, _writing(artefact), _lock(artefact):
         _recover(artefact)
         if not force and Inspector(experiment, quick=False).verdict(artefact).fresh:
             _LOG.info("%s is fresh: nothing to do", artefact.id)
@@ -51,7 +89,7 @@ def make(artefact: Artefact, experiment: Experiment, *, force: bool) -> bool:
         out = Path(tempfile.mkdtemp(dir=_place(artefact), prefix=_prefix(artefact, "new")))
         out.chmod(0o755)  # mkdtemp hides its folders from the group that shares the results
         try:
-            manifest = _run(artefact, experiment, recipe, out)
+            manifest = _run(artefact, experiment, recipe, out, assistants)
             manifests.write(out, manifest)
             _swap(artefact, out)
         finally:
@@ -71,19 +109,25 @@ def _recipe(artefact: Artefact, experiment: Experiment) -> dict[str, Any]:
     return {**inspector.recipe(artefact), "gates": passed}
 
 
-def _run(artefact: Artefact, experiment: Experiment, recipe: dict[str, Any], out: Path) -> dict[str, Any]:
-    """Call the stage and describe what it made."""
-    job = Job(
+def _job(artefact: Artefact, experiment: Experiment, out: Path) -> Job:
+    return Job(
         experiment=artefact.experiment,
         config=scoped(experiment, artefact),
         key=artefact.key,
         inputs={each.name: each.path for each in inputs(artefact, experiment)},
         out=out,
         state=artefact.state,
+        workers=getattr(experiment.execution, artefact.stage.name, None),
     )
+
+
+def _run(artefact: Artefact, experiment: Experiment, recipe: dict[str, Any], out: Path, assistants: _Assistants) -> dict[str, Any]:
+    """Call the stage and describe what it made."""
     git = source.git()
     start = time.perf_counter()
-    summary = importlib.import_module(artefact.stage.module).run(job)
+    module = importlib.import_module(artefact.stage.module)
+    assistants.call(out)
+    summary = module.run(_job(artefact, experiment, out))
     wall_s = time.perf_counter() - start
     outputs = manifests.outputs(out)
     assert outputs, f"stage {artefact.stage.name} wrote no files"
@@ -98,6 +142,7 @@ def _run(artefact: Artefact, experiment: Experiment, recipe: dict[str, Any], out
         "run": {
             "command": artefact.command,
             "device": summary.get("device", "cpu"),
+            "processes": World.of_environment().size,
             "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
             "wall_s": round(wall_s, 3),
             "max_rss_bytes": _peak_memory(),

@@ -1,9 +1,9 @@
 """The manifest of an artefact: `manifest.json` beside its files, written last, so that its presence means a complete artefact.
 
-Keys: `schema`, `artefact` (its id), `content` (digest of the files), `parameters`, `inputs` (artefact -> content digest when it was
-read), `gates` (the same for what had to be fresh first), `code` (module -> digest), `digests` (of parameters and code, each as one
-value), `environment`, `git`, `run` (command, device, threads, wall seconds, peak memory in bytes, model FLOPs, when it ended in
-UTC), `summary` (what the stage returned) and `outputs` (file -> sha256 and bytes).
+Keys: `schema`, `artefact` (its id), `content` (digest of the files), `parameters`, `inputs` (artefact -> content digest when it
+was read), `gates` (the same for what had to be fresh first), `code` (module -> digest), `digests` (of parameters and code, each
+as one value), `environment`, `git`, `run` (command, device, processes, threads, wall seconds, peak memory in bytes, model
+FLOPs, when it ended in UTC), `summary` (what the stage returned) and `outputs` (file -> sha256 and bytes).
 """
 
 from __future__ import annotations

@@ -29,7 +29,10 @@ LOCK = REPOSITORY / "requirements.lock"
 _INFRASTRUCTURE = (
     "mudit",
     "mudit.cli",
+    "mudit.depend",
+    "mudit.distributed",
     "mudit.errors",
+    "mudit.interrupt",
     "mudit.logs",
     "mudit.runs",
     "mudit.scoped",

@@ -57,8 +57,8 @@ def read(config: Config, selection: str | None) -> Claims:
 
 
 def config_digest(experiment: Experiment) -> str:
-    """SHA-256 of all sections of an experiment, also of one that a stage sees."""
-    sections = {name: getattr(experiment, name) for name in Experiment.model_fields}
+    """SHA-256 of an experiment's science, also of one that a stage sees: `execution` changes no result."""
+    sections = {name: getattr(experiment, name) for name in Experiment.model_fields if name != "execution"}
     return digest({name: None if section is None else section.model_dump(mode="json") for name, section in sections.items()})
 
 

@@ -6,10 +6,12 @@ import contextlib
 
 import torch
 
+from mudit.distributed import World
+
 
 def compute_device() -> torch.device:
-    """The accelerator if there is one, else the CPU."""
-    return torch.device("cuda") if torch.cuda.is_available() else torch.device("cpu")
+    """The accelerator of this process if there is one, else the CPU."""
+    return torch.device("cuda", World.of_environment().local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def matmul_precision(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:

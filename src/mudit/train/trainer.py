@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from torch import nn
 from mudit.config.schema import Experiment
 from mudit.data.reader import LatentStore
 from mudit.diffusion.objective import make_objective
+from mudit.interrupt import Interrupt, Interrupted
 from mudit.models.flops import train_flops
 from mudit.models.registry import build
 from mudit.parametrization.apply import parameter_groups, parametrize
@@ -35,13 +34,6 @@ from mudit.train.throughput import Utilisation
 from mudit.train.validation import ValidationSet
 
 log = logging.getLogger(__name__)
-
-
-class Interrupted(SystemExit):
-    """A signal asked the run to stop; a checkpoint was written. Exit code 75 (try again later)."""
-
-    def __init__(self) -> None:
-        super().__init__(75)
 
 
 @dataclass(frozen=True)
@@ -92,14 +84,13 @@ class Trainer:
         )
         self.utilisation = Utilisation(train_flops(config.model, spec.table.width, spec.batch_size), self.device)
         self._checkpoints = CheckpointFolder(state / "checkpoints", identity=spec.identity, keep=spec.keep_checkpoints)
-        self._stop_asked = False
 
     def run(self, advance: Callable[[float], Any], record: Callable[[dict[str, float]], Any] = lambda values: None) -> History:
-        """Train to the last step. SIGTERM and SIGUSR1 write a checkpoint and stop.
+        """Train to the last step. Asked to stop by a signal or a deadline, it writes a checkpoint and raises Interrupted.
 
         `advance(loss)` is called after each step, `record(values)` with each validation record.
         """
-        with _signals(self._ask_to_stop):
+        with Interrupt() as interrupt:
             while self.step < self.spec.steps and self.history.diverged_at is None:
                 with self.utilisation.step():
                     loss = self._train_step()
@@ -107,7 +98,7 @@ class Trainer:
                 if self.step % self.spec.eval_every == 0 or self.step == self.spec.steps:
                     self._record(loss)
                     record(self.history.records[-1])
-                if self._stop_asked:
+                if interrupt.asked:
                     self._checkpoint()
                     log.info("asked to stop: checkpoint written at step %d", self.step)
                     raise Interrupted
@@ -149,9 +140,6 @@ class Trainer:
             }
         )
 
-    def _ask_to_stop(self, signum: int, frame: FrameType | None) -> None:
-        self._stop_asked = True
-
     def _checkpoint(self) -> None:
         tensors = {f"model.{name}": tensor.detach() for name, tensor in self.model.named_parameters()}
         tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.model.named_parameters()}
@@ -179,19 +167,3 @@ class Trainer:
         self.step = checkpoint.step
         self.history = History(checkpoint.state["records"], checkpoint.state["diverged_at"])
         log.info("resumed from step %d", self.step)
-
-
-class _signals:
-    """While active, SIGTERM and SIGUSR1 call `handler`; afterwards the former handlers are back."""
-
-    _caught = (signal.SIGTERM, signal.SIGUSR1)
-
-    def __init__(self, handler: Callable[[int, FrameType | None], None]) -> None:
-        self._handler = handler
-
-    def __enter__(self) -> None:
-        self._former = [signal.signal(number, self._handler) for number in self._caught]
-
-    def __exit__(self, *exception: object) -> None:
-        for number, former in zip(self._caught, self._former, strict=True):
-            signal.signal(number, former)

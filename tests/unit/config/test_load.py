@@ -96,7 +96,7 @@ def test_one_line_says_what_is_wrong(tmp_path: Path, old: str, new: str, message
     [
         ("study: a\nstudy: b\n", ":2: key 'study' appears twice"),
         ("study: [\n", ":2: expected the node content, but found '<stream end>'"),
-        ("- a\n", ": must hold the keys study, studies, experiments"),
+        ("- a\n", ": must hold the keys study, studies, experiments, cluster"),
     ],
 )
 def test_yaml_errors_name_the_line(tmp_path: Path, text: str, message: str) -> None:

@@ -124,7 +124,7 @@ def test_models_of_your_own_are_counted_as_they_run(model, name):
 
 
 def test_a_model_that_reads_values_is_counted_in_memory(caplog):
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="mudit"):
         assert forward_macs(section("ReadsValues"), 32) == forward_macs(section("Tiny"), 32)
     assert "are counted in memory: on the meta device" in caplog.text
 

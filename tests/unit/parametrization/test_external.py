@@ -169,7 +169,7 @@ def test_names_that_change_with_width_are_refused():
 
 
 def test_a_factory_that_reads_values_is_built_in_memory(caplog):
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="mudit"):
         table = table_for(section("ReadsValues"), 128, "mup")
     assert [row.name for row in table.rows] == [row.name for row in table_for(section("Tiny"), 128, "mup").rows]
     assert "is built in memory: on the meta device the factory raised" in caplog.text

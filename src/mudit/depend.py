@@ -1,0 +1,123 @@
+"""What the artefacts of each stage depend on: their keys, inputs and parameters. Imports no torch.
+
+One function per question that the registry (`mudit.stages`) cannot answer in a line. Parameters are JSON values under the names of
+the configuration's sections; what they leave out may change without making an artefact stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mudit.runs import Setting, Target
+
+if TYPE_CHECKING:
+    from mudit.config.base import Section
+    from mudit.config.schema import Experiment
+
+Parameters = dict[str, Any]
+
+
+def sections(*names: str) -> Callable[[Experiment, str], Parameters]:
+    """Parameters that are whole sections of the experiment."""
+    return lambda experiment, key: dump(experiment, *names)
+
+
+def dump(experiment: Experiment, *names: str) -> Parameters:
+    """Whole sections."""
+    return {name: getattr(experiment, name).model_dump(mode="json") for name in names}
+
+
+def fields(section: Section, *names: str) -> Parameters:
+    """Some fields of one section."""
+    return section.model_dump(mode="json", include=set(names))
+
+
+def inputs(*names: str) -> Callable[[Experiment, str], list[str]]:
+    """Inputs that are the same for every key of a stage."""
+    return lambda experiment, key: list(names)
+
+
+def gate_keys(experiment: Experiment) -> list[str]:
+    """Families that the gate looks at, the experiment's own first."""
+    return [experiment.model.family, *(each.model.family for each in experiment.coordcheck.also)]
+
+
+def own_gate(experiment: Experiment) -> list[str]:
+    return [f"coordcheck/{experiment.model.family}"]
+
+
+def gate_parameters(experiment: Experiment, key: str) -> Parameters:
+    check = experiment.coordcheck.model_dump(mode="json", exclude={"also"})
+    if key == experiment.model.family:
+        return dump(experiment, "model", "diffusion", "optimizer") | {"coordcheck": check}
+    also = [each.model_dump(mode="json") for each in experiment.coordcheck.also if each.model.family == key]
+    return {"coordcheck": check | {"also": also}}
+
+
+def sweep_keys(experiment: Experiment) -> list[str]:
+    from mudit.sweep.settings import settings
+
+    return [setting.name for setting in settings(experiment.sweep)]
+
+
+def sweep_parameters(experiment: Experiment, key: str) -> Parameters:
+    from mudit.sweep.settings import settings
+
+    grid = fields(experiment.sweep, "log2_lr", "log2_lr_min", "log2_lr_max", "seeds", "divergence_factor")
+    horizons = list(settings(experiment.sweep)[Setting.parse(key)])
+    return dump(experiment, "model", "diffusion", "optimizer", "validation") | {"sweep": grid | {"horizons": horizons}}
+
+
+def sweep_work(experiment: Experiment, key: str) -> float:
+    setting = Setting.parse(key)
+    steps: int = max(sweep_parameters(experiment, key)["sweep"]["horizons"])
+    return setting.width**2 * setting.batch_size * steps * (len(experiment.sweep.log2_lr) + 3 * len(experiment.sweep.seeds))
+
+
+def search_work(experiment: Experiment, key: str) -> float:
+    search = experiment.search
+    return search.width**2 * search.batch_size * search.steps * search.trials
+
+
+def transfer_inputs(experiment: Experiment, key: str) -> list[str]:
+    """Where the base hyperparameters come from: a sweep's certificate or a random search; nowhere if every arm states its own."""
+    return [stage for stage in ("select", "search") if experiment.has(stage)]
+
+
+def transfer_parameters(experiment: Experiment, key: str) -> Parameters:
+    train = fields(experiment.train, "width", "batch_size", "steps")
+    arm = experiment.train.arms[key].model_dump(mode="json")
+    sections = [name for name in ("transfer", "search") if experiment.has(name)]
+    return dump(experiment, *sections, "model", "diffusion", "optimizer") | {"train": train | {"arms": {key: arm}}}
+
+
+def train_keys(experiment: Experiment, seeds: list[int]) -> list[str]:
+    return [Target(arm, seed).name for seed in seeds for arm in experiment.train.arms]
+
+
+def train_parameters(experiment: Experiment, key: str) -> Parameters:
+    train = experiment.train.model_dump(mode="json", exclude={"arms", "seeds", "checkpoint_every", "keep_checkpoints"})
+    return dump(experiment, "model", "diffusion", "optimizer", "validation") | {"train": train}
+
+
+def train_work(experiment: Experiment, key: str) -> float:
+    return experiment.train.width**2 * experiment.train.batch_size * experiment.train.steps
+
+
+def sampled_keys(experiment: Experiment) -> list[str]:
+    return train_keys(experiment, experiment.sample.train_seeds)
+
+
+def sample_parameters(experiment: Experiment, key: str) -> Parameters:
+    return dump(experiment, "model", "diffusion") | {"sample": experiment.sample.model_dump(mode="json", exclude={"train_seeds"})}
+
+
+def evaluate_inputs(experiment: Experiment, key: str) -> list[str]:
+    scorer = ["scorer"] if experiment.has("scorer") else []
+    return ["data", "extractor", *scorer, f"train/{key}", f"sample/{key}"]
+
+
+def evaluate_parameters(experiment: Experiment, key: str) -> Parameters:
+    scorer = ["scorer"] if experiment.has("scorer") else []
+    return dump(experiment, "model", "diffusion", "validation", "evaluate", *scorer)
