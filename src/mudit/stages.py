@@ -49,6 +49,11 @@ class Job:
     workers: Workers | None = None
     """How its processes are laid out; None: as the stage likes, which is one process. It changes no result beyond rounding."""
 
+    @property
+    def weights(self) -> Path:
+        """The input whose weights are sampled: the target run that the key names, or a checkpoint from elsewhere."""
+        return next(self.inputs[name] for name in (f"train/{self.key}", f"imported/{self.key}") if name in self.inputs)
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -106,7 +111,12 @@ class Artefact:
     @property
     def path(self) -> Path:
         """Folder of final files and manifest, relative to the working directory."""
-        return RESULTS / self.experiment / self.stage.name / self.key
+        return self.folder / self.key
+
+    @property
+    def folder(self) -> Path:
+        """Folder of all artefacts of the stage, which DVC tracks as one."""
+        return RESULTS / self.experiment / self.stage.name
 
     @property
     def state(self) -> Path:
@@ -212,13 +222,22 @@ _ALL = [
         work=depend.train_work,
     ),
     Stage(
+        name="imported",
+        summary="Take over a checkpoint that `mudit import` brought in.",
+        module="mudit.interchange.stage",
+        sections=("imported",),
+        keys=lambda experiment: list(experiment.imported),
+        inputs=depend.inputs(),
+        parameters=depend.imported_parameters,
+    ),
+    Stage(
         name="sample",
         summary="Draw images from the EMA weights of one target run.",
         module="mudit.evaluate.sample_stage",
         sections=("sample",),
         keys=depend.sampled_keys,
         parallel=True,
-        inputs=lambda experiment, key: ["data", f"train/{key}"],
+        inputs=lambda experiment, key: ["data", depend.weights_of(experiment, key)],
         parameters=depend.sample_parameters,
     ),
     Stage(

@@ -144,7 +144,7 @@ def test_bugs_keep_their_traceback_and_exit_1(project: Path) -> None:
 def test_verify_lists_what_is_not_fresh_and_exits_1() -> None:
     done = mudit("verify")
     assert done.returncode == 1
-    assert "missing smoke/data\n" in done.stdout
+    assert "missing   smoke/data\n" in done.stdout
     assert done.stdout.endswith("0 of 28 artefacts are fresh; to mend all: snakemake --cores all\n")
     rows = json.loads(mudit("verify", "smoke", "--json").stdout)
     assert rows["fresh"] is False

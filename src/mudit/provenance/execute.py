@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import importlib
 import logging
 import os
 import resource
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -28,7 +26,7 @@ from mudit.config.schema import Experiment
 from mudit.distributed import World, broadcast, joined
 from mudit.errors import ConfigError, ProvenanceError, ResultsError
 from mudit.provenance import manifest as manifests
-from mudit.provenance import source
+from mudit.provenance import place, source
 from mudit.provenance.resume import claim
 from mudit.provenance.verdict import Inspector
 from mudit.scoped import scoped
@@ -79,19 +77,18 @@ class _Assistants:
 
 
 def _make(artefact: Artefact, experiment: Experiment, force: bool) -> bool:
-    with _Assistants() as assistants, _writing(artefact), _lock(artefact):
-        _recover(artefact)
+    with _Assistants() as assistants, _writing(artefact), place.lock(artefact):
+        place.recover(artefact)
         if not force and Inspector(experiment, quick=False).verdict(artefact).fresh:
             _LOG.info("%s is fresh: nothing to do", artefact.id)
             return False
         recipe = _recipe(artefact, experiment)
         claim(artefact.state, recipe, afresh=force)
-        out = Path(tempfile.mkdtemp(dir=_place(artefact), prefix=_prefix(artefact, "new")))
-        out.chmod(0o755)  # mkdtemp hides its folders from the group that shares the results
+        out = place.new(artefact)
         try:
             manifest = _run(artefact, experiment, recipe, out, assistants)
             manifests.write(out, manifest)
-            _swap(artefact, out)
+            place.put(artefact, out)
         finally:
             shutil.rmtree(out, ignore_errors=True)
     _LOG.info("%s made in %.1f s", artefact.id, manifest["run"]["wall_s"])
@@ -99,12 +96,20 @@ def _make(artefact: Artefact, experiment: Experiment, force: bool) -> bool:
 
 
 def _recipe(artefact: Artefact, experiment: Experiment) -> dict[str, Any]:
-    """Parameters, inputs and code as they are now. Raises ProvenanceError unless every input and gate is fresh."""
+    """Parameters, inputs and code as they are now. Raises ProvenanceError unless every input is here and every gate has passed."""
     inspector = Inspector(experiment, quick=True)
-    for each in [*inputs(artefact, experiment), *gates(artefact, experiment)]:
-        verdict = inspector.verdict(each)
-        if not verdict.fresh:
-            raise ProvenanceError(f"{artefact.id} needs {each.name}, which is {verdict}; make it with: {each.command}")
+    read = [inspector.verdict(each) for each in inputs(artefact, experiment)]
+    for verdict in [*read, *(inspector.verdict(each) for each in gates(artefact, experiment))]:
+        if not verdict.done:
+            raise ProvenanceError(
+                f"{artefact.id} needs {verdict.artefact.name}, which is {verdict}; make it with: {verdict.artefact.command}"
+            )
+    absent = [verdict.artefact for verdict in read if not verdict.fresh]
+    if absent:
+        names, folders = (", ".join(each.name for each in absent), dict.fromkeys(each.folder.as_posix() for each in absent))
+        raise ProvenanceError(
+            f"{artefact.id} reads {names}, whose files are not here; fetch them with: dvc pull {' '.join(folders)}"
+        )
     passed = {each.name: inspector.verdict(each).content for each in gates(artefact, experiment)}
     return {**inspector.recipe(artefact), "gates": passed}
 
@@ -158,61 +163,6 @@ def _peak_memory() -> int:
     """Largest resident size in bytes of this process or of any child, so far."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-
-
-def _prefix(artefact: Artefact, what: str) -> str:
-    """Start of the names of the artefact's temporary folders, which lie in `results/<experiment>`, outside every artefact."""
-    return f".{what}-{artefact.name.replace('/', '.')}-"
-
-
-def _place(artefact: Artefact) -> Path:
-    return artefact.path.parent.parent if artefact.key else artefact.path.parent
-
-
-def _swap(artefact: Artefact, new: Path) -> None:
-    """Put a complete folder in the artefact's place. `_recover` mends a stop between the two renames."""
-    artefact.path.parent.mkdir(parents=True, exist_ok=True)
-    old = Path(tempfile.mkdtemp(dir=_place(artefact), prefix=_prefix(artefact, "old")))
-    with contextlib.suppress(FileNotFoundError):
-        artefact.path.rename(old)
-    new.rename(artefact.path)
-    for folder in {artefact.path.parent, _place(artefact)}:
-        _sync(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _recover(artefact: Artefact) -> None:
-    """Clear what killed runs of this artefact left. A complete artefact caught between the two renames of `_swap` is put back."""
-    place = _place(artefact)
-    place.mkdir(parents=True, exist_ok=True)
-    for what in ("new", "old"):
-        for folder in place.glob(_prefix(artefact, what) + "*"):
-            if not artefact.path.exists() and (folder / manifests.FILE).is_file():
-                artefact.path.parent.mkdir(parents=True, exist_ok=True)
-                folder.rename(artefact.path)
-            else:
-                shutil.rmtree(folder)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _lock(artefact: Artefact) -> Iterator[None]:
-    """Keeps a second process from making the same artefact; the system frees the lock when its holder dies."""
-    path = STATE / "locks" / artefact.id.replace("/", ".")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ProvenanceError(f"{artefact.id}: another process is making it; wait for it or stop it") from None
-        yield
 
 
 @contextlib.contextmanager

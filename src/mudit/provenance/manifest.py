@@ -27,16 +27,21 @@ class ManifestError(Exception):
 
 def read(folder: Path) -> dict[str, Any] | None:
     """The manifest of an artefact; None if it has none. Raises ManifestError."""
+    return read_file(folder / FILE)
+
+
+def read_file(path: Path) -> dict[str, Any] | None:
+    """A manifest from a file of any name; None if there is no such file. Raises ManifestError."""
     try:
-        manifest = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, OSError) as error:
-        raise ManifestError(f"{FILE} cannot be read ({error})") from None
+        raise ManifestError(f"{path.name} cannot be read ({error})") from None
     if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
-        raise ManifestError(f"{FILE} is not of schema {SCHEMA}")
+        raise ManifestError(f"{path.name} is not of schema {SCHEMA}")
     if digest(manifest["outputs"]) != manifest["content"]:
-        raise ManifestError(f"{FILE} has been edited")
+        raise ManifestError(f"{path.name} has been edited")
     return manifest
 
 

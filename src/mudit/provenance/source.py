@@ -39,7 +39,7 @@ _INFRASTRUCTURE = (
     "mudit.stages",
     "mudit.__main__",
 )
-_INFRASTRUCTURE_PACKAGES = ("mudit.config", "mudit.provenance")
+_INFRASTRUCTURE_PACKAGES = ("mudit.commands", "mudit.config", "mudit.provenance")
 _DECISIVE_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "timm", "diffusers", "torch-fidelity", "mup")
 
 

@@ -1,4 +1,4 @@
-"""How the workflow engine learns which artefacts are fresh: one empty file per fresh artefact, `state/fresh/<artefact id>`.
+"""How the workflow engine learns what need not be made: one empty file per such artefact, `state/fresh/<artefact id>`.
 
 The rules declare these tokens as their outputs and never compare times, so Snakemake runs exactly the jobs whose token is missing.
 Before it plans, `sync` makes the tokens agree with the verdicts; so an edit, a pull, a copy, a touch or a lost `.snakemake` cannot
@@ -22,11 +22,11 @@ def path(artefact: Artefact) -> Path:
 
 
 def sync(config: Config, selection: str) -> list[Verdict]:
-    """Create the tokens of fresh artefacts of a study or experiment, remove those of all others. Returns all verdicts."""
+    """Create the tokens of artefacts of a study or experiment that need not be made, remove all others. Returns all verdicts."""
     verdicts = inspect(config, selection, quick=True)
     for verdict in verdicts:
         token = path(verdict.artefact)
-        if not verdict.fresh:
+        if not verdict.done:
             token.unlink(missing_ok=True)
         elif not token.exists():
             token.parent.mkdir(parents=True, exist_ok=True)

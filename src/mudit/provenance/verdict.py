@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 from mudit.config.schema import Config, Experiment
 from mudit.provenance import manifest as manifests
-from mudit.provenance import source
+from mudit.provenance import records, source
 from mudit.stages import Artefact, inputs, plan
 
-State = Literal["fresh", "stale", "damaged", "foreign", "missing"]
+State = Literal["fresh", "elsewhere", "stale", "damaged", "foreign", "missing"]
 
 _QUICK_BYTES = 8 << 20
 _MAX_KEYS = 4
@@ -24,18 +24,40 @@ _MAX_KEYS = 4
 
 @dataclass(frozen=True)
 class Verdict:
-    """`reasons` say why it is not fresh; `notes` what differs without making it stale."""
+    """`reasons` say why it is not fresh; `notes` what differs without making it stale.
+
+    `elsewhere` is fresh by its record in Git, but its files are not here: nothing needs to be made, but they have to be fetched
+    before something can be made from them.
+    """
 
     artefact: Artefact
     state: State
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     content: str | None = None
-    """Digest of the files that are there; None unless the manifest could be read."""
+    """Digest of the artefact's files; None unless its manifest or record could be read."""
 
     @property
     def fresh(self) -> bool:
+        """Here and up to date."""
         return self.state == "fresh"
+
+    @property
+    def done(self) -> bool:
+        """Up to date, here or elsewhere: there is nothing to make."""
+        return self.state in ("fresh", "elsewhere")
+
+    @property
+    def mend(self) -> str | None:
+        """The command after which it is fresh; None if it is."""
+        fetch = f"dvc pull {self.artefact.folder.as_posix()}"
+        commands: dict[State, str | None] = {
+            "fresh": None,
+            "elsewhere": fetch,
+            "damaged": f"{fetch} --force" if records.path(self.artefact).is_file() else self.artefact.command,
+            "foreign": f"rm -r {self.artefact.path.as_posix()} && {self.artefact.command}",
+        }
+        return commands.get(self.state, self.artefact.command)
 
     @property
     def own_reasons(self) -> tuple[str, ...]:
@@ -60,7 +82,7 @@ class Inspector:
 
     def verdict(self, artefact: Artefact) -> Verdict:
         if artefact.id not in self._known:
-            self._known[artefact.id] = self._decide(artefact)
+            self._known[artefact.id] = self.judge(artefact, artefact.path)
         return self._known[artefact.id]
 
     def recipe(self, artefact: Artefact) -> dict[str, Any]:
@@ -72,35 +94,53 @@ class Inspector:
             "code": source.closure(artefact.stage.module, *source.named_modules(parameters)),
         }
 
-    def _decide(self, artefact: Artefact) -> Verdict:
+    def judge(self, artefact: Artefact, folder: Path) -> Verdict:
+        """The verdict that the artefact would get if the files in `folder` were in its place. Not remembered."""
         try:
-            manifest = manifests.read(artefact.path)
+            manifest = manifests.read(folder)
         except manifests.ManifestError as error:
             return Verdict(artefact, "damaged", (str(error),))
         if manifest is None:
-            return Verdict(artefact, "missing")
+            return self._by_record(artefact)
         if manifest["artefact"] != artefact.id:
             return Verdict(artefact, "foreign", (f"its manifest is that of {manifest['artefact']}",))
-        damage = _damage(artefact.path, manifest["outputs"], self.quick)
+        damage = _damage(folder, manifest["outputs"], self.quick)
         if damage:
             return Verdict(artefact, "damaged", (damage,), content=manifest["content"])
+        reasons = self._changes(artefact, manifest)
+        notes = tuple(_environment_changes(manifest["environment"]))
+        return Verdict(artefact, "stale" if reasons else "fresh", tuple(reasons), notes, manifest["content"])
+
+    def _by_record(self, artefact: Artefact) -> Verdict:
+        """An artefact that is not here: `elsewhere` if its record fits the present parameters, inputs and code, else `missing`."""
+        try:
+            manifest = records.read(artefact)
+        except manifests.ManifestError as error:
+            return Verdict(artefact, "missing", (f"record: {error}",))
+        if manifest is None:
+            return Verdict(artefact, "missing")
+        reasons = self._changes(artefact, manifest)
+        if reasons:
+            return Verdict(artefact, "missing", tuple(f"record: {reason}" for reason in reasons))
+        return Verdict(artefact, "elsewhere", (), tuple(_environment_changes(manifest["environment"])), manifest["content"])
+
+    def _changes(self, artefact: Artefact, manifest: dict[str, Any]) -> list[str]:
+        """What is not as it was when the manifest was written."""
         recipe = self.recipe(artefact)
-        reasons = [
+        return [
             *_parameter_changes(manifest["parameters"], recipe["parameters"]),
             *_code_changes(manifest["code"], recipe["code"]),
             *self._input_changes(artefact, manifest["inputs"], recipe["inputs"]),
         ]
-        notes = tuple(_environment_changes(manifest["environment"]))
-        return Verdict(artefact, "stale" if reasons else "fresh", tuple(reasons), notes, manifest["content"])
 
     def _input_changes(self, artefact: Artefact, old: dict[str, str], new: dict[str, str | None]) -> list[str]:
         changes = [f"input {name} is no longer one" for name in old.keys() - new.keys()]
         for each in inputs(artefact, self.experiment):
-            state = self.verdict(each).state
+            verdict = self.verdict(each)
             if each.name not in old:
                 changes.append(f"input {each.name} is new")
-            elif state != "fresh":
-                changes.append(f"input {each.name} is {state}")
+            elif not verdict.done:
+                changes.append(f"input {each.name} is {verdict.state}")
             elif old[each.name] != new[each.name]:
                 changes.append(f"input {each.name} has other content")
         return sorted(changes)

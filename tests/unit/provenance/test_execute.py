@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mudit.errors import DataError, ProvenanceError, ResultsError
-from mudit.provenance import execute
+from mudit.provenance import place
 from mudit.stages import Job
 
 from .conftest import Project
@@ -213,5 +213,5 @@ def test_results_can_be_copied_elsewhere(project: Project, tmp_path: Path) -> No
 
 def test_prefixes_of_artefacts_do_not_overlap(project: Project) -> None:
     """Clearing one artefact's leftovers must not take another's: no prefix starts another."""
-    names = [execute._prefix(project.artefact(name), "new") for name in project.states()]
+    names = [place._prefix(project.artefact(name), "new") for name in project.states()]
     assert not [(a, b) for a in names for b in names if a != b and b.startswith(a)]

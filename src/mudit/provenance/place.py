@@ -1,0 +1,81 @@
+"""The place of an artefact in `results`: made beside it, put there by one rename, locked while that goes on.
+
+Whatever kills the process, the artefact's own folder holds either the old artefact or the new one. Leftovers of killed runs are
+cleared, or put back, at the next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from mudit.errors import ProvenanceError
+from mudit.provenance import manifest as manifests
+from mudit.stages import STATE, Artefact
+
+
+def new(artefact: Artefact) -> Path:
+    """A fresh temporary folder on the artefact's file system."""
+    folder = Path(tempfile.mkdtemp(dir=_parent(artefact), prefix=_prefix(artefact, "new")))
+    folder.chmod(0o755)  # mkdtemp hides its folders from the group that shares the results
+    return folder
+
+
+def put(artefact: Artefact, complete: Path) -> None:
+    """Put a complete folder in the artefact's place. `recover` mends a stop between the two renames."""
+    artefact.path.parent.mkdir(parents=True, exist_ok=True)
+    old = Path(tempfile.mkdtemp(dir=_parent(artefact), prefix=_prefix(artefact, "old")))
+    with contextlib.suppress(FileNotFoundError):
+        artefact.path.rename(old)
+    complete.rename(artefact.path)
+    for folder in {artefact.path.parent, _parent(artefact)}:
+        _sync(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(artefact: Artefact) -> None:
+    """Clear what killed runs of this artefact left. A complete artefact caught between the two renames of `put` is put back."""
+    parent = _parent(artefact)
+    parent.mkdir(parents=True, exist_ok=True)
+    for what in ("new", "old"):
+        for folder in parent.glob(_prefix(artefact, what) + "*"):
+            if not artefact.path.exists() and (folder / manifests.FILE).is_file():
+                artefact.path.parent.mkdir(parents=True, exist_ok=True)
+                folder.rename(artefact.path)
+            else:
+                shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def lock(artefact: Artefact) -> Iterator[None]:
+    """Keeps a second process from making the same artefact; the system frees the lock when its holder dies."""
+    path = STATE / "locks" / artefact.id.replace("/", ".")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ProvenanceError(f"{artefact.id}: another process is making it; wait for it or stop it") from None
+        yield
+
+
+def _prefix(artefact: Artefact, what: str) -> str:
+    """Start of the names of the artefact's temporary folders, which lie in `results/<experiment>`, outside every artefact."""
+    return f".{what}-{artefact.name.replace('/', '.')}-"
+
+
+def _parent(artefact: Artefact) -> Path:
+    return artefact.path.parent.parent if artefact.key else artefact.path.parent
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
