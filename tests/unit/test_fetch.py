@@ -149,6 +149,23 @@ def test_killed_fetch_leaves_nothing_that_looks_whole(tmp_path: Path, monkeypatc
     assert fetch("emoji")[0].endswith("fetched")
 
 
+def test_what_a_killed_fetch_left_is_cleared_by_the_next(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """npm kills the fetch that called it, as `kill -9` would: nobody is left to clear the scratch folder."""
+    content = tarball(tmp_path / "t.tgz", WANTED)
+    package = pinned(content)
+    use(package, content, monkeypatch, tmp_path)
+    npm = tmp_path / "bin" / "npm"
+    works = npm.read_text()
+    npm.write_text(f"#!{sys.executable}\nimport os, signal\nos.kill(os.getppid(), signal.SIGKILL)\n")
+    fields = (package.name, package.version, package.integrity, ".*", "")
+    code = f"import mudit.fetch as f; f.SETS['emoji'] = (f.Package{fields},); f.fetch('emoji')"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert [path.name.startswith(".scope-drawings") for path in (cache / "packages").iterdir()] == [True]
+    npm.write_text(works)
+    assert fetch("emoji")[0].endswith("fetched")
+    assert [path.name for path in (cache / "packages").iterdir()] == [package.folder]
+
+
 def test_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MUDIT_CACHE", str(tmp_path / "file"))

@@ -43,7 +43,26 @@ class DatasetSource(Section):
     label_column: str | None = Field(description="column of the class, such as `label` or `cls`; null: one class")
 
 
-AnySource = Annotated[DigitsSource | ImageFolderSource | EmojiSource | DatasetSource, Field(discriminator="kind")]
+class ImageNetTarsSource(Section):
+    """ImageNet-1k as it is published: a tar of a thousand tars, one per class, read in place."""
+
+    kind: Literal["imagenet-tars"] = Field(description="where images come from")
+    path: str = Field(description="ILSVRC2012_img_train.tar, or the folder of the class tars n*.tar inside it")
+
+
+class SA1BSource(Section):
+    """SA-1B as it is published, `sa_*.tar` read in place, and captions of its images."""
+
+    kind: Literal["sa-1b"] = Field(description="where images come from")
+    path: str = Field(description="folder of the sa_*.tar files")
+    captions: str = Field(description="captions: .parquet, .jsonl, or .tar.gz of one .txt per image; a file, or a folder of some")
+    id_column: str = Field(description="column of the image's name, such as `__key__`; in a tar it is `__key__`")
+    caption_column: str = Field(description="column of the caption, such as `txt`; in a tar it is `txt`")
+
+
+AnySource = Annotated[
+    DigitsSource | ImageFolderSource | EmojiSource | DatasetSource | ImageNetTarsSource | SA1BSource, Field(discriminator="kind")
+]
 
 
 class TextEncoderSection(Section):
@@ -59,6 +78,10 @@ class CaptionSection(Section):
     tokens: TextEncoderSection = Field(description="encoder of the token features")
     pooled: TextEncoderSection = Field(description="encoder of the pooled vector; may be the same")
     max_tokens: PositiveInt = Field(description="captions are cut to this many tokens")
+    storage: Literal["float16", "bfloat16", "int8", "on-the-fly"] = Field(
+        description="type of the token features on disk (int8: with a scale per token); `on-the-fly`: only the captions are "
+        "stored, and the encoders run when a batch is read"
+    )
 
 
 class FeatureSection(Section):
@@ -73,10 +96,17 @@ class DataSection(Section):
     """Where images come from and how they enter the latent store."""
 
     source: AnySource = Field(description="images, labels, captions")
+    share: float = Field(
+        gt=0, le=1, description="share of the images to use, of each class alike; drawn by name and `split_seed`, small in large"
+    )
     image_size: PositiveInt = Field(description="side of the centre crop, in pixels")
     encoder: Literal["identity", "autoencoder-kl"] = Field(description="pixels to latent moments")
-    encoder_path: str | None = Field(description="diffusers folder of the autoencoder")
+    encoder_path: str | None = Field(description="diffusers folder of the autoencoder, or `organisation/name@revision` on the hub")
+    encoder_sha256: str | None = Field(
+        pattern=r"^[0-9a-f]{64}$", description="SHA-256 that its diffusion_pytorch_model.safetensors must have; null: not checked"
+    )
     latent_scale: float = Field(gt=0, description="factor from raw latents to what the transformer sees (0.18215 for SD-VAE)")
+    moments: Literal["float32", "float16"] = Field(description="type of the latent moments on disk")
     flip: bool = Field(description="store mirrored moments too and draw one view per visit")
     captions: CaptionSection | None = Field(description="text features; null: none")
     features: FeatureSection | None = Field(description="image features for REPA; null: none")

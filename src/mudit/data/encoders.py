@@ -16,9 +16,11 @@ from torch import Tensor
 
 from mudit.config.data import DataSection
 from mudit.data.format import ENCODER_FOLDER, StoreInfo, sha256_file
+from mudit.data.hub import snapshot
 from mudit.errors import ConfigError, DataError
 
-_KL_FILES = ("config.json", "diffusion_pytorch_model.safetensors")
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_KL_FILES = ("config.json", _WEIGHTS)
 
 
 class Encoder(Protocol):
@@ -67,12 +69,19 @@ class AutoencoderKL:
 
     has_std = True
 
-    def __init__(self, folder: Path, latent_scale: float) -> None:
+    def __init__(self, folder: Path, latent_scale: float, weights_sha256: str | None = None) -> None:
+        """weights_sha256: what the weights' file must have, None for any. Raises DataError."""
         for name in _KL_FILES:
             if not (folder / name).is_file():
                 raise DataError(
                     f"{folder}: no {name}; data.encoder_path is the folder that diffusers' AutoencoderKL.save_pretrained writes"
                 )
+        digests = {name: sha256_file(folder / name) for name in _KL_FILES}
+        if weights_sha256 is not None and digests[_WEIGHTS] != weights_sha256:
+            raise DataError(
+                f"{folder / _WEIGHTS}: its SHA-256 is {digests[_WEIGHTS]}, data.encoder_sha256 says {weights_sha256}; "
+                "fetch it again, or correct the setting"
+            )
         from diffusers import AutoencoderKL as Network  # slow import
 
         try:
@@ -82,8 +91,8 @@ class AutoencoderKL:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._network = network.to(self.device).eval().requires_grad_(False)
         self._folder, self.latent_scale = folder, latent_scale
-        digests = "".join(sha256_file(folder / name) for name in _KL_FILES)
-        self.identity: dict[str, str | int] = {"name": "autoencoder-kl", "sha256": hashlib.sha256(digests.encode()).hexdigest()}
+        both = "".join(digests[name] for name in _KL_FILES)
+        self.identity: dict[str, str | int] = {"name": "autoencoder-kl", "sha256": hashlib.sha256(both.encode()).hexdigest()}
 
     @torch.no_grad()
     def encode(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -92,7 +101,7 @@ class AutoencoderKL:
 
     @torch.no_grad()
     def decode(self, latents_BCHW: Tensor) -> Tensor:
-        return to_uint8(self._network.decode(latents_BCHW.to(self.device) / self.latent_scale).sample.cpu())
+        return to_uint8(self._network.decode(latents_BCHW.to(self.device) / self.latent_scale).sample.cpu()).contiguous()
 
     def save(self, folder: Path) -> None:
         folder.mkdir()
@@ -105,8 +114,11 @@ def open_encoder(data: DataSection) -> Encoder:
     if data.encoder == "identity":
         return Identity(data.latent_scale)
     if data.encoder_path is None:
-        raise ConfigError("data.encoder_path is null; `autoencoder-kl` needs the folder of a diffusers AutoencoderKL")
-    return AutoencoderKL(Path(data.encoder_path), data.latent_scale)
+        raise ConfigError(
+            "data.encoder_path is null; `autoencoder-kl` needs the folder of a diffusers AutoencoderKL, or its name on the hub"
+        )
+    folder = snapshot(data.encoder_path, _KL_FILES) if "@" in data.encoder_path else Path(data.encoder_path)
+    return AutoencoderKL(folder, data.latent_scale, data.encoder_sha256)
 
 
 def load_encoder(store: Path, info: StoreInfo) -> Encoder:

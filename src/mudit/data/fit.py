@@ -21,8 +21,8 @@ def check_fits(path: Path, info: StoreInfo, model: ModelSection) -> None:
             raise DataError(f"{path}: {info.num_classes} classes, model.num_classes is {classes}; make them equal")
     elif info.text is not None:
         _check_text(path, info.text, model)
-    elif model.family != "external":  # a model of your own may be conditioned on nothing
-        raise DataError(f"{path}: no captions, and a {model.family} model reads them; set data.captions and run `mudit data` again")
+    else:
+        raise DataError(f"{path}: no captions, and model {model.family} reads them; set data.captions and run `mudit data` again")
     if isinstance(model, MMDiTSection) and model.alignment is not None:
         _check_features(path, info, model)
 

@@ -1,15 +1,18 @@
 """The latent store on disk: a folder with `store.json` and safetensors shards. Writer and reader share this module.
 
-A shard holds, for n images, float32 [n, C, H, W] `mean` and (unless the encoder is deterministic) `std` of the encoder's posterior,
-raw: the latent scale is applied by the reader; with `flip` also `mean_flip` and `std_flip`, the moments of the mirrored image; and
-`labels`, int64 [n]. Storing moments rather than one draw keeps posterior sampling and flips random per visit, so that a cache
-changes speed and not statistics. `encoder/` holds the autoencoder's own files (nothing for the identity), so that latents can be
-decoded wherever the store is. Images of a split are in a seeded random order: any prefix is a fair sample.
+A shard holds, for n images, float32 or float16 [n, C, H, W] `mean` and (unless the encoder is deterministic) `std` of the
+encoder's posterior, raw: the latent scale is applied by the reader; with `flip` also `mean_flip` and `std_flip`, the moments of the
+mirrored image; and `labels`, int64 [n]. Storing moments rather than one draw keeps posterior sampling and flips random per visit,
+so that a cache changes speed and not statistics. `encoder/` holds the autoencoder's own files (nothing for the identity), so that
+latents can be decoded wherever the store is. Images of a split are in a seeded random order: any prefix is a fair sample.
 
-With captions a shard also holds their features, not padded: `tokens` float16 [tokens of all n captions, E], where caption i ends
-before row `token_ends[i]` (int64 [n]), and `pooled` float32 [n, P]; where the source has subjects, `subjects` int64 [n]. The
-captions themselves are a JSON list in a file of their own. With image features, `features` is float16 [n, N, Z], patches in
-row-major order.
+With captions a shard also holds their features, not padded: `tokens` [tokens of all n captions, E] in float16, bfloat16 or int8,
+where caption i ends before row `token_ends[i]` (int64 [n]), and `pooled` float32 [n, P]; int8 is to be multiplied by `token_scale`,
+float32 [tokens], a 127th of each token's largest magnitude. A store whose features are computed on the fly has none of these. Where
+the source has subjects, `subjects` is int64 [n]. The captions themselves are a JSON list in a file of their own. With image
+features, `features` is float16 [n, N, Z], patches in row-major order.
+
+Images that were left out are named in `store.json`, or, if there are many, in a file beside it.
 
 Legend: n images, C channels, H W latent height and width, E token feature width, P pooled width, N patches, Z image feature width.
 """
@@ -20,20 +23,26 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mudit.config.data import CaptionSection
 from mudit.errors import DataError
 
-FORMAT = "mudit-latents"
-VERSION = 2
+FORMAT: Literal["mudit-latents"] = "mudit-latents"
+VERSION: Literal[3] = 3
 STORE_FILE = "store.json"
 ENCODER_FOLDER = "encoder"
 SplitName = Literal["train", "validation"]
 SPLITS: tuple[SplitName, ...] = ("train", "validation")
 
-_SAFETENSORS_DTYPES = {"F16": "<f2", "F32": "<f4", "I64": "<i8"}
+LEFT_OUT_FILE = "left-out.json"
+
+_SAFETENSORS_DTYPES = {"F16": "<f2", "BF16": "<u2", "F32": "<f4", "I8": "|i1", "I64": "<i8"}  # numpy has no bfloat16: its bits
+_FLOAT, _INTEGER = "<f4", "<i8"
+_MOMENTS = {"float32": _FLOAT, "float16": "<f2"}
+_TOKENS = {"float16": "<f2", "bfloat16": "<u2", "int8": "|i1"}
 
 Identity = dict[str, str | int]
 """What a source or an encoder is: name, and versions, sizes or digests that tell it from others of that name."""
@@ -70,10 +79,13 @@ class Split(_Record):
 
 
 class Corrupt(_Record):
-    """Images that could not be read and are absent from the store."""
+    """Images that are absent from the store, and captions that belong to none."""
 
-    count: int = Field(ge=0)
-    names: list[str]
+    count: int = Field(ge=0, description="unreadable images and those without a caption")
+    without_caption: int = Field(ge=0)
+    names: list[str] = Field(description="of all; empty if they are in the file")
+    file: StoredFile | None = Field(description="JSON list of the names")
+    unused_captions: int = Field(ge=0)
 
 
 class TextInfo(_Record):
@@ -82,6 +94,12 @@ class TextInfo(_Record):
     token_dim: int = Field(gt=0, description="E")
     pooled_dim: int = Field(gt=0, description="P")
     max_tokens: int = Field(gt=0, description="captions were cut to this many tokens; the reader pads to it")
+    cut: int = Field(ge=0, description="captions that were longer")
+    storage: Literal["float16", "bfloat16", "int8", "on-the-fly"]
+    relative_error: float | None = Field(
+        description="root mean square of what the type changed in the token features, over that of the features; null on the fly"
+    )
+    section: CaptionSection | None = Field(description="the encoders, for features on the fly; null if features are stored")
     encoders: dict[Literal["tokens", "pooled"], Identity]
     subjects: list[str] | None = Field(description="what the images show, where the source says so; a split holds whole subjects")
 
@@ -94,15 +112,23 @@ class FeatureInfo(_Record):
     encoder: Identity
 
 
+class Expected(NamedTuple):
+    """What a tensor of a shard must be: numpy's name of its type, and its shape, None where a length is the shard's own matter."""
+
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
 class StoreInfo(_Record):
     """Contents of `store.json`."""
 
     format: Literal["mudit-latents"]
-    version: Literal[2]
+    version: Literal[3]
     source: Identity
     encoder: Identity
     latent_shape: tuple[int, int, int] = Field(description="C, H, W")
     latent_scale: float = Field(gt=0, description="raw latents times this is what the transformer sees")
+    moments: Literal["float32", "float16"] = Field(description="type of the moments on disk")
     has_std: bool = Field(description="false: the encoder is deterministic and shards hold no std")
     flip: bool = Field(description="shards hold the moments of mirrored images too")
     num_classes: int = Field(gt=0)
@@ -112,20 +138,25 @@ class StoreInfo(_Record):
     splits: dict[SplitName, Split]
     corrupt: Corrupt
 
-    def tensors(self, count: int) -> dict[str, tuple[int | None, ...]]:
-        """Name -> shape of each tensor in a shard of `count` images; None where the length is the shard's own matter."""
+    def tensors(self, count: int) -> dict[str, Expected]:
+        """Name -> type and shape of each tensor in a shard of `count` images."""
         moments = ["mean", "std"] if self.has_std else ["mean"]
         if self.flip:
             moments += [f"{name}_flip" for name in moments]
-        shapes: dict[str, tuple[int | None, ...]] = dict.fromkeys(moments, (count, *self.latent_shape))
-        shapes["labels"] = (count,)
+        expected = dict.fromkeys(moments, Expected(_MOMENTS[self.moments], (count, *self.latent_shape)))
+        expected["labels"] = Expected(_INTEGER, (count,))
         if self.text is not None:
-            shapes |= {"tokens": (None, self.text.token_dim), "token_ends": (count,), "pooled": (count, self.text.pooled_dim)}
+            if self.text.storage != "on-the-fly":
+                expected["tokens"] = Expected(_TOKENS[self.text.storage], (None, self.text.token_dim))
+                expected["token_ends"] = Expected(_INTEGER, (count,))
+                expected["pooled"] = Expected(_FLOAT, (count, self.text.pooled_dim))
+            if self.text.storage == "int8":
+                expected["token_scale"] = Expected(_FLOAT, (None,))
             if self.text.subjects is not None:
-                shapes["subjects"] = (count,)
+                expected["subjects"] = Expected(_INTEGER, (count,))
         if self.features is not None:
-            shapes["features"] = (count, self.features.grid**2, self.features.dim)
-        return shapes
+            expected["features"] = Expected("<f2", (count, self.features.grid**2, self.features.dim))
+        return expected
 
 
 def write_info(folder: Path, info: StoreInfo) -> None:
@@ -195,14 +226,20 @@ def shard_layout(path: Path, shard: Shard, info: StoreInfo) -> dict[str, TensorL
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: damaged safetensors header; run `mudit data` again") from error
     expected = info.tensors(shard.count)
-    if set(layout) != set(expected) or not all(_fits(layout[name].shape, shape) for name, shape in expected.items()):
-        found = {name: tensor.shape for name, tensor in layout.items()}
-        raise DataError(f"{path}: shard holds {found}, {STORE_FILE} says {expected}; run `mudit data` again")
+    if set(layout) != set(expected) or not all(_fits(layout[name], want) for name, want in expected.items()):
+        found = {name: (tensor.dtype, tensor.shape) for name, tensor in layout.items()}
+        wanted = {name: tuple(want) for name, want in expected.items()}
+        raise DataError(f"{path}: shard holds {found}, {STORE_FILE} says {wanted}; run `mudit data` again")
     return layout
 
 
-def _fits(found: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
-    return len(found) == len(expected) and all(want in (None, have) for have, want in zip(found, expected, strict=True))
+def _fits(found: TensorLayout, expected: Expected) -> bool:
+    same_rank = len(found.shape) == len(expected.shape)
+    return (
+        found.dtype == expected.dtype
+        and same_rank
+        and all(want in (None, have) for have, want in zip(found.shape, expected.shape, strict=True))
+    )
 
 
 def check_size(path: Path, entry: StoredFile) -> int:

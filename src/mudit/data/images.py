@@ -13,7 +13,11 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".
 
 
 class UnreadableImageError(Exception):
-    """One image cannot be decoded, or lacks its caption. Caught by the writer, which counts it."""
+    """One image cannot be used. Caught by the writer, which counts it."""
+
+
+class MissingCaptionError(UnreadableImageError):
+    """One image lacks its caption."""
 
 
 def read_image(file: Path | BinaryIO, size: int) -> NDArray[np.float32]:

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from mudit.config.data import DatasetSource
 from mudit.data.format import Identity
-from mudit.data.images import IMAGE_SUFFIXES, UnreadableImageError, read_image
-from mudit.data.sources import Source, image_files, listing_sha256
+from mudit.data.images import IMAGE_SUFFIXES, MissingCaptionError, UnreadableImageError, read_image
+from mudit.data.names import listing_sha256
+from mudit.data.sources import Source, image_files
 from mudit.errors import ConfigError, DataError
 from mudit.fetch import cache_folder
 
@@ -106,7 +107,7 @@ class TextFileFolder(Source):
         try:
             return _stripped(self._files[index].with_suffix(".txt").read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise UnreadableImageError(str(error)) from error
+            raise MissingCaptionError(str(error)) from error
 
 
 class _Names(Sequence[str]):
@@ -179,7 +180,7 @@ def _labels(table: Any, column: str | None) -> tuple[NDArray[np.int64], list[str
 def _stripped(caption: str | None) -> str:
     text = (caption or "").strip()
     if not text:
-        raise UnreadableImageError("no caption")
+        raise MissingCaptionError("no caption")
     return text
 
 

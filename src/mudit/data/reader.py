@@ -24,11 +24,14 @@ from mudit.data.format import (
     SplitName,
     StoreInfo,
     TensorLayout,
+    TextInfo,
     check_size,
     read_info,
     sha256_file,
     shard_layout,
 )
+from mudit.data.tensors import unpack_tokens
+from mudit.data.text import CaptionEncoder
 from mudit.errors import DataError
 from mudit.models.condition import TextCondition
 
@@ -102,6 +105,7 @@ class LatentSplit:
         self._starts = self._ends - [shard.count for shard in shards]
         self._maps: dict[int, NDArray[np.uint8]] = {}
         self._captions: dict[int, list[str]] = {}
+        self._encoder: CaptionEncoder | None = None  # opened when a store without features is asked for them
 
     def __len__(self) -> int:
         return self.count
@@ -111,7 +115,7 @@ class LatentSplit:
         plan = self._plan(indices)
         mean_BCHW = self._rows("mean", plan)
         std_BCHW = self._rows("std", plan) if self.has_std else None
-        return Latents(mean_BCHW, std_BCHW, self._rows("labels", plan))
+        return Latents(mean_BCHW.float(), None if std_BCHW is None else std_BCHW.float(), self._rows("labels", plan))
 
     def labels(self, indices: Tensor) -> Tensor:
         """Class labels, int64 [B]."""
@@ -126,7 +130,7 @@ class LatentSplit:
         plan = self._plan(indices)
         latents_BCHW = self._view("mean", plan, flip_B)
         if noise_BCHW is not None and self.has_std:
-            latents_BCHW += self._view("std", plan, flip_B) * noise_BCHW
+            latents_BCHW.addcmul_(self._view("std", plan, flip_B), noise_BCHW)
         return latents_BCHW.mul_(self.latent_scale)
 
     def text(self, indices: Tensor, dropped_B: Tensor) -> TextCondition:
@@ -136,8 +140,11 @@ class LatentSplit:
         """
         assert self._text is not None, "text asked of a store without captions"
         plan = self._plan(indices)
-        tokens_BLE = np.zeros((plan.total, self._text.max_tokens, self._text.token_dim), dtype=np.float16)
+        if self._text.storage == "on-the-fly":
+            return self._encoded_text(self._text, indices, dropped_B)
+        tokens_BLE = np.zeros((plan.total, self._text.max_tokens, self._text.token_dim), dtype=self._layouts[0]["tokens"].dtype)
         mask_BL = np.zeros(tokens_BLE.shape[:2], dtype=bool)
+        scale_BL = np.zeros(mask_BL.shape, dtype=np.float32) if self._text.storage == "int8" else None
         for shard, places, local in plan.pieces:
             ends = self._mapped(shard, "token_ends")
             starts_B, ends_B = np.where(local == 0, 0, ends[local - 1]), ends[local]
@@ -145,11 +152,28 @@ class LatentSplit:
             place = np.repeat(places, lengths_B)
             # Counts 0 .. length - 1 for each caption, one after another.
             within = np.arange(len(place)) - np.repeat(np.cumsum(lengths_B) - lengths_B, lengths_B)
-            tokens_BLE[place, within] = self._mapped(shard, "tokens")[np.repeat(starts_B, lengths_B) + within]
+            rows = np.repeat(starts_B, lengths_B) + within
+            tokens_BLE[place, within] = self._mapped(shard, "tokens")[rows]
             mask_BL[place, within] = True
-        return TextCondition(
-            torch.from_numpy(tokens_BLE).float(), torch.from_numpy(mask_BL), self._rows("pooled", plan), dropped_B.clone()
-        )
+            if scale_BL is not None:
+                scale_BL[place, within] = self._mapped(shard, "token_scale")[rows]
+        stored_BLE = torch.from_numpy(tokens_BLE)
+        if self._text.storage == "bfloat16":
+            stored_BLE = stored_BLE.view(torch.bfloat16)
+        features_BLE = unpack_tokens(stored_BLE, None if scale_BL is None else torch.from_numpy(scale_BL))
+        return TextCondition(features_BLE, torch.from_numpy(mask_BL), self._rows("pooled", plan), dropped_B.clone())
+
+    def _encoded_text(self, text: TextInfo, indices: Tensor, dropped_B: Tensor) -> TextCondition:
+        """The same from the captions, by the encoders that the store names."""
+        if self._encoder is None:
+            self._encoder = _open_captions(self._folder, text)
+        encoded = self._encoder.encode(self.captions(indices))
+        tokens_BLE = torch.zeros(len(indices), text.max_tokens, text.token_dim)
+        mask_BL = torch.zeros(tokens_BLE.shape[:2], dtype=torch.bool)
+        for place, tokens_LE in enumerate(encoded.tokens):
+            tokens_BLE[place, : len(tokens_LE)] = tokens_LE
+            mask_BL[place, : len(tokens_LE)] = True
+        return TextCondition(tokens_BLE, mask_BL, encoded.pooled_BP, dropped_B.clone())
 
     def features(self, indices: Tensor) -> Tensor:
         """Image features, float32 [B, N, Z], patches in row-major order."""
@@ -174,10 +198,10 @@ class LatentSplit:
 
     def _view(self, name: str, plan: _Plan, flip_B: Tensor | None) -> Tensor:
         rows_BCHW = self._rows(name, plan)
-        if flip_B is None:
-            return rows_BCHW
-        assert self.flip, "flips asked of a store without mirrored moments"
-        return torch.where(flip_B[:, None, None, None], self._rows(f"{name}_flip", plan), rows_BCHW)
+        if flip_B is not None:
+            assert self.flip, "flips asked of a store without mirrored moments"
+            rows_BCHW = torch.where(flip_B[:, None, None, None], self._rows(f"{name}_flip", plan), rows_BCHW)
+        return rows_BCHW.float()
 
     def _plan(self, indices: Tensor) -> _Plan:
         """Which rows of which shards: computed once per batch, used for every tensor."""
@@ -224,6 +248,17 @@ def _read_captions(folder: Path, shard: Shard) -> list[str]:
     if len(captions) != shard.count:
         raise DataError(f"{path}: {len(captions)} captions for {shard.count} images; run `mudit data` again")
     return captions
+
+
+def _open_captions(folder: Path, text: TextInfo) -> CaptionEncoder:
+    """The encoders whose features the store leaves to its readers."""
+    assert text.section is not None  # it is there on the fly
+    encoder = CaptionEncoder(text.section)
+    if encoder.identities != text.encoders:
+        raise DataError(
+            f"{folder / STORE_FILE}: the text encoder in {text.section.tokens.path} is another now; run `mudit data` again"
+        )
+    return encoder
 
 
 class _Plan(NamedTuple):

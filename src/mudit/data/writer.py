@@ -1,22 +1,22 @@
 """Writes the latent store shard by shard: memory stays flat, and a killed run goes on at the first missing shard.
 
-Legend: B images of one call of the encoders, C H W channels, height and width.
+Where there are several processes, rank r of R encodes the shards r, r + R, r + 2 R, ...; after each round all agree whether to go
+on, and at the end rank 0 puts the store together. What a shard holds depends on neither, so the bytes of the store do not.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from torch import Tensor
 
 from mudit.config.data import DataSection
 from mudit.data.encoders import Encoder
@@ -24,6 +24,7 @@ from mudit.data.features import FeatureEncoder
 from mudit.data.format import (
     ENCODER_FOLDER,
     FORMAT,
+    LEFT_OUT_FILE,
     SPLITS,
     VERSION,
     Corrupt,
@@ -33,52 +34,46 @@ from mudit.data.format import (
     StoredFile,
     StoreInfo,
     TextInfo,
+    sha256_file,
     stored_file,
     write_info,
 )
-from mudit.data.images import UnreadableImageError
+from mudit.data.shards import Contents, Reason, ShardEncoder
 from mudit.data.sources import Source
-from mudit.data.tensors import save_tensors, to_half
+from mudit.data.tensors import save_tensors
 from mudit.data.text import CaptionEncoder
+from mudit.distributed import World, barrier, broadcast, gather
 from mudit.errors import DataError
+from mudit.interrupt import Interrupt, Interrupted
 
-ENCODE_BATCH = 32  # images per encoder call: bounds memory, changes nothing else
+ENCODE_BATCH = 32  # images per encoder call: bounds memory
 PLAN_FILE = "plan.json"
+LISTED = 1000  # images left out that `store.json` names itself
 
 
-class _Done:
-    """What one finished shard left behind: its entry in the store (None if every image was unreadable) and the unreadable names."""
+class _Done(NamedTuple):
+    """What one finished shard left behind."""
 
-    def __init__(self, shard: Shard | None, corrupt: list[str]) -> None:
-        self.shard, self.corrupt = shard, corrupt
+    shard: Shard | None  # None if no image could be used
+    left_out: list[tuple[str, Reason]]
+    cut: int
+    error: tuple[float, float]
 
     def to_json(self) -> dict[str, object]:
-        return {"shard": self.shard and self.shard.model_dump(), "corrupt": self.corrupt}
+        return {"shard": self.shard and self.shard.model_dump(), "left_out": self.left_out, "cut": self.cut, "error": self.error}
 
     @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> _Done:
-        return cls(raw["shard"] and Shard.model_validate(raw["shard"]), raw["corrupt"])
-
-
-class _Batches:
-    """What the encoders made of one shard so far."""
-
-    def __init__(self) -> None:
-        self.tensors: dict[str, list[Tensor]] = {}
-        self.lengths: list[int] = []  # tokens of each caption
-        self.captions: list[str] = []
-        self.corrupt: list[str] = []
-
-    def add(self, name: str, rows: Tensor) -> None:
-        """Appends the rows of one call."""
-        self.tensors.setdefault(name, []).append(rows)
+    def from_json(cls, raw: dict[str, Any]) -> Self:
+        left_out = [(name, reason) for name, reason in raw["left_out"]]
+        change, features = raw["error"]
+        return cls(raw["shard"] and Shard.model_validate(raw["shard"]), left_out, raw["cut"], (change, features))
 
 
 class StoreWriter:
     """One preparation of one source with one encoder into `out`, with unfinished work in `state`.
 
     Shard k of a split always covers the same positions of the split's order, so shards are independent of each other and of how
-    often the run was killed. The folder `state` may lie on another file system than `out`.
+    often the run was killed. The folder `state` is the writer's own and seen by all ranks; `out` may lie on another file system.
     """
 
     def __init__(
@@ -90,39 +85,36 @@ class StoreWriter:
         state: Path,
         text: CaptionEncoder | None = None,
         features: FeatureEncoder | None = None,
+        batch: int = ENCODE_BATCH,
     ) -> None:
-        """text: for a source that has captions. Raises ConfigError or DataError if images cannot be held out as asked."""
+        """text: for a source that has captions. batch: images per call of the encoders.
+
+        Raises ConfigError or DataError if images cannot be held out as asked.
+        """
         assert text is None or source.has_captions
         self._data, self._source, self._encoder, self._out, self._state = data, source, encoder, out, state
         self._text, self._features = text, features
-        self._orders = source.split(data.validation_images, data.split_seed)
+        self._shards = ShardEncoder(data, source, encoder, text, features, batch)
+        orders = source.split(data.validation_images, data.split_seed)
+        self._parts: dict[str, NDArray[np.int64]] = {
+            f"{split}-{number:05d}": orders[split][start : start + data.shard_images]
+            for split in SPLITS
+            for number, start in enumerate(range(0, len(orders[split]), data.shard_images))
+        }
 
     def write(self, advance: Callable[[int], None]) -> StoreInfo:
-        """Writes every shard, the encoder's files and `store.json`; calls `advance(images)` after each shard.
+        """Writes every shard, the encoder's files and `store.json`; calls `advance(images)` after each round of shards.
 
-        Raises DataError when more than `data.max_corrupt_share` of the images cannot be read, naming them.
+        Raises DataError when more than `data.max_corrupt_share` of the images cannot be used, naming them, and Interrupted, between
+        shards, when a rank was asked to stop.
         """
-        self._start_or_resume()
-        total, seen = len(self._source.names), 0
-        shards: dict[str, list[Shard]] = {name: [] for name in SPLITS}
-        corrupt: list[str] = []
-        for split in SPLITS:
-            order = self._orders[split]
-            for number, start in enumerate(range(0, len(order), self._data.shard_images)):
-                indices = order[start : start + self._data.shard_images]
-                done = self._shard(f"{split}-{number:05d}", indices)
-                corrupt += done.corrupt
-                seen += len(indices)
-                self._check_share(corrupt, seen, total)
-                if done.shard is not None:
-                    shards[split].append(done.shard)
-                advance(len(indices))
-        info = self._info(shards, corrupt)
-        for entry in (entry for split in info.splits.values() for shard in split.shards for entry in shard.files()):
-            shutil.move(self._state / entry.file, self._out / entry.file)
-        self._encoder.save(self._out / ENCODER_FOLDER)
-        write_info(self._out, info)
-        shutil.rmtree(self._state)
+        world = World.of_environment()
+        if world.main:
+            self._start_or_resume()
+        barrier()
+        done = self._rounds(world, advance)
+        info = broadcast(self._put_together(done) if world.main else None)
+        assert info is not None  # it is rank 0's
         return info
 
     def _start_or_resume(self) -> None:
@@ -142,118 +134,145 @@ class StoreWriter:
         self._state.mkdir(parents=True)
         path.write_text(text, encoding="utf-8")
 
-    def _shard(self, name: str, indices: NDArray[np.int64]) -> _Done:
+    def _rounds(self, world: World, advance: Callable[[int], None]) -> dict[str, _Done]:
+        """What became of every shard, the same on every rank."""
+        names = list(self._parts)
+        done: dict[str, _Done] = {}
+        seen = 0
+        with Interrupt() as interrupt:
+            for first in range(0, len(names), world.size):
+                some = names[first : first + world.size]
+                mine = self._shard(some[world.rank]).to_json() if world.rank < len(some) else None
+                reports = gather((mine, interrupt.asked))
+                for name, (report, _) in zip(some, reports, strict=False):
+                    assert report is not None
+                    done[name] = _Done.from_json(report)
+                    seen += len(self._parts[name])
+                    advance(len(self._parts[name]))
+                self._check_share(done, seen)
+                if any(asked for _, asked in reports) and len(done) < len(names):
+                    raise Interrupted
+        return done
+
+    def _shard(self, name: str) -> _Done:
         """One shard: from the state folder if it was finished before, else read, encoded and written there."""
         path, record = self._state / f"{name}.safetensors", self._state / f"{name}.json"
         if record.is_file():
             done = _Done.from_json(json.loads(record.read_text(encoding="utf-8")))
             # A run that was killed while it moved shards to `out` leaves records without files.
-            if done.shard is None or all((self._state / entry.file).is_file() for entry in done.shard.files()):
+            if done.shard is None or all(_is_whole(self._state, entry) for entry in done.shard.files()):
                 return done
-        batches = _Batches()
-        for start in range(0, len(indices), ENCODE_BATCH):
-            self._encode([int(index) for index in indices[start : start + ENCODE_BATCH]], batches)
-        done = _Done(self._save(path, batches), batches.corrupt)
+        contents = self._shards.encode(self._parts[name])
+        done = _Done(self._save(path, contents), contents.left_out, contents.cut, contents.error)
         _write_text(record, json.dumps(done.to_json()))
         return done
 
-    def _save(self, path: Path, batches: _Batches) -> Shard | None:
-        """Writes the shard's files; none if no image of it could be read."""
-        if not batches.tensors:
+    def _save(self, path: Path, contents: Contents) -> Shard | None:
+        """Writes the shard's files; none if no image of it could be used."""
+        tensors = contents.tensors()
+        if not tensors:
             return None
-        tensors = {name: torch.cat(parts).contiguous() for name, parts in batches.tensors.items()}
-        if self._text is not None:
-            tensors["token_ends"] = torch.tensor(batches.lengths, dtype=torch.int64).cumsum(0)
         save_tensors(tensors, path)
         captions = None
         if self._text is not None:
             captions_path = path.with_name(f"{path.stem}.captions.json")
-            _write_text(captions_path, json.dumps(batches.captions, ensure_ascii=False, indent=0) + "\n")
+            _write_text(captions_path, json.dumps(contents.captions, ensure_ascii=False, indent=0) + "\n")
             captions = StoredFile.model_validate(stored_file(captions_path))
         return Shard.model_validate({**stored_file(path), "count": len(tensors["labels"]), "captions": captions})
 
-    def _encode(self, indices: list[int], batches: _Batches) -> None:
-        """Adds everything that the store holds of the readable images among `indices`, and the names of the others."""
-        read: list[int] = []
-        pixels: list[Tensor] = []
-        captions: list[str] = []
-        for index in indices:
-            try:
-                caption = self._source.caption(index) if self._text is not None else ""
-                pixels.append(torch.from_numpy(self._source.read(index)))
-            except UnreadableImageError:
-                batches.corrupt.append(self._source.names[index])
-            else:
-                read.append(index)
-                captions.append(caption)
-        if not read:
-            return
-        pixels_BCHW = torch.stack(pixels)
-        self._encode_views(pixels_BCHW, batches)
-        batches.add("labels", torch.from_numpy(self._source.labels_n[read]))
-        if self._text is not None:
-            encoded = self._text.encode(captions)
-            batches.captions += captions
-            batches.lengths += [len(tokens) for tokens in encoded.tokens]
-            batches.add("tokens", torch.cat(encoded.tokens))
-            batches.add("pooled", encoded.pooled_BP)
-            if self._source.subjects_n is not None:
-                batches.add("subjects", torch.from_numpy(self._source.subjects_n[read]))
-        if self._features is not None:
-            batches.add("features", to_half(self._features.encode(pixels_BCHW), "data.features"))
-
-    def _encode_views(self, pixels_BCHW: Tensor, batches: _Batches) -> None:
-        views = {"": pixels_BCHW, "_flip": pixels_BCHW.flip(-1)} if self._data.flip else {"": pixels_BCHW}
-        for suffix, view_BCHW in views.items():
-            mean_BCHW, std_BCHW = self._encoder.encode(view_BCHW)
-            batches.add(f"mean{suffix}", mean_BCHW)
-            if std_BCHW is not None:
-                batches.add(f"std{suffix}", std_BCHW)
-
-    def _check_share(self, corrupt: list[str], seen: int, total: int) -> None:
-        if len(corrupt) > self._data.max_corrupt_share * total:
-            more = f" and {len(corrupt) - 5} more" if len(corrupt) > 5 else ""
+    def _check_share(self, done: dict[str, _Done], seen: int) -> None:
+        names = [name for each in done.values() for name, _ in each.left_out]
+        total = len(self._source.names)
+        if len(names) > self._data.max_corrupt_share * total:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             lack = "cannot be read" if self._text is None else "cannot be read or have no caption"
             raise DataError(
-                f"{len(corrupt)} of the first {seen} images (of {total}) {lack}: {', '.join(corrupt[:5])}{more}; "
+                f"{len(names)} of the first {seen} images (of {total}) {lack}: {', '.join(names[:5])}{more}; "
                 f"mend or remove them, or raise data.max_corrupt_share from {self._data.max_corrupt_share}"
             )
 
-    def _info(self, shards: dict[str, list[Shard]], corrupt: list[str]) -> StoreInfo:
-        if not shards["train"]:
-            raise DataError("no training image could be read; check data.source")
-        shapes = _shapes(self._state / shards["train"][0].file)
+    def _put_together(self, done: dict[str, _Done]) -> StoreInfo:
+        """Moves the files of the store into place, `store.json` last."""
+        info = self._info(done)
+        for entry in (entry for split in info.splits.values() for shard in split.shards for entry in shard.files()):
+            shutil.move(self._state / entry.file, self._out / entry.file)
+        self._encoder.save(self._out / ENCODER_FOLDER)
+        write_info(self._out, info)
+        shutil.rmtree(self._state)
+        return info
+
+    def _info(self, done: dict[str, _Done]) -> StoreInfo:
+        splits = {}
+        for split in SPLITS:
+            shards = [each.shard for name, each in done.items() if name.startswith(f"{split}-") and each.shard is not None]
+            splits[split] = Split(count=sum(shard.count for shard in shards), shards=shards)
+        if not splits["train"].shards:
+            raise DataError("no training image could be used; check data.source")
+        first = self._state / splits["train"].shards[0].file
+        shapes = _shapes(first)
         _, channels, height, width = shapes["mean"]
-        return StoreInfo.model_validate(
-            {
-                "format": FORMAT,
-                "version": VERSION,
-                "source": self._source.identity,
-                "encoder": self._encoder.identity,
-                "latent_shape": (channels, height, width),
-                "latent_scale": self._encoder.latent_scale,
-                "has_std": self._encoder.has_std,
-                "flip": self._data.flip,
-                "num_classes": len(self._source.class_names),
-                "class_names": self._source.class_names,
-                "text": self._text_info(self._text, shapes) if self._text is not None else None,
-                "features": self._feature_info(self._features) if self._features is not None else None,
-                "splits": {name: Split(count=sum(shard.count for shard in parts), shards=parts) for name, parts in shards.items()},
-                "corrupt": Corrupt(count=len(corrupt), names=sorted(corrupt)),
-            }
+        return StoreInfo(
+            format=FORMAT,
+            version=VERSION,
+            source=self._source.identity,
+            encoder=self._encoder.identity,
+            latent_shape=(channels, height, width),
+            latent_scale=self._encoder.latent_scale,
+            moments=self._data.moments,
+            has_std=self._encoder.has_std,
+            flip=self._data.flip,
+            num_classes=len(self._source.class_names),
+            class_names=self._source.class_names,
+            text=None if self._text is None else self._text_info(self._text, shapes, list(done.values())),
+            features=None if self._features is None else self._feature_info(self._features),
+            splits=splits,
+            corrupt=self._corrupt([image for each in done.values() for image in each.left_out]),
         )
 
-    def _text_info(self, text: CaptionEncoder, shapes: dict[str, list[int]]) -> TextInfo:
+    def _corrupt(self, left_out: list[tuple[str, Reason]]) -> Corrupt:
+        """What is absent, named in a file of its own if it is much."""
+        names = sorted(name for name, _ in left_out)
+        file = None
+        if len(names) > LISTED:
+            path = self._out / LEFT_OUT_FILE
+            _write_text(path, json.dumps(names, ensure_ascii=False, indent=0) + "\n")
+            file = StoredFile.model_validate(stored_file(path))
+        return Corrupt(
+            count=len(names),
+            without_caption=sum(reason == "no caption" for _, reason in left_out),
+            names=names if file is None else [],
+            file=file,
+            unused_captions=self._source.unused_captions,
+        )
+
+    def _text_info(self, text: CaptionEncoder, shapes: dict[str, list[int]], done: list[_Done]) -> TextInfo:
+        section = self._data.captions
+        assert section is not None
+        on_the_fly = section.storage == "on-the-fly"
         return TextInfo(
-            token_dim=shapes["tokens"][1],
-            pooled_dim=shapes["pooled"][1],
+            token_dim=text.token_dim if on_the_fly else shapes["tokens"][1],
+            pooled_dim=text.pooled_dim if on_the_fly else shapes["pooled"][1],
             max_tokens=text.max_tokens,
+            cut=sum(each.cut for each in done),
+            storage=section.storage,
+            relative_error=None if on_the_fly else _relative_error(done),
+            section=section if on_the_fly else None,
             encoders=text.identities,
             subjects=self._source.subject_names,
         )
 
     def _feature_info(self, features: FeatureEncoder) -> FeatureInfo:
         return FeatureInfo(grid=features.grid, dim=features.dim, encoder=features.identity)
+
+
+def _relative_error(done: list[_Done]) -> float:
+    change, features = (math.fsum(sums) for sums in zip(*(each.error for each in done), strict=True))
+    return math.sqrt(change / features) if features else 0.0
+
+
+def _is_whole(folder: Path, entry: StoredFile) -> bool:
+    path = folder / entry.file
+    return path.is_file() and path.stat().st_size == entry.bytes and sha256_file(path) == entry.sha256
 
 
 def _shapes(path: Path) -> dict[str, list[int]]:

@@ -21,7 +21,7 @@ from mudit.data.writer import StoreWriter
 from mudit.fetch import EMOJIBASE, FLUENT_3D, NOTO, package_folder
 
 MINILM = {"name": "minilm", "path": None}
-CAPTIONS = {"tokens": MINILM, "pooled": MINILM, "max_tokens": 20}
+CAPTIONS = {"tokens": MINILM, "pooled": MINILM, "max_tokens": 20, "storage": "float16"}
 FEATURES = {"encoder": "efficientnet-lite0", "encoder_path": None, "grid": 2}
 
 # hexcode, label, group, subgroup and whether both styles draw it
@@ -43,10 +43,13 @@ def section(**changes: Any) -> DataSection:
     """A data section: eight-pixel digits unless something is changed."""
     fields: dict[str, Any] = {
         "source": {"kind": "sklearn-digits"},
+        "share": 1.0,
         "image_size": 8,
         "encoder": "identity",
         "encoder_path": None,
+        "encoder_sha256": None,
         "latent_scale": 1.0,
+        "moments": "float32",
         "flip": False,
         "captions": None,
         "features": None,

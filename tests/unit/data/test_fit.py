@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mudit.config.models import DiTSection, MMDiTSection, PixArtSection, UViTSection
+from mudit.config.models import DiTSection, ExternalSection, MMDiTSection, PixArtSection, UViTSection
 from mudit.data.fit import check_fits
 from mudit.data.format import StoreInfo
 from mudit.errors import DataError
@@ -35,19 +35,21 @@ FAMILIES = {"dit": DIT, "pixart": PIXART, "uvit": UVIT, "uvit-labels": UVIT_LABE
 STORE = StoreInfo.model_validate(
     {
         "format": "mudit-latents",
-        "version": 2,
+        "version": 3,
         "source": {"name": "x"},
         "encoder": {"name": "identity"},
         "latent_shape": (3, 8, 8),
         "latent_scale": 1.0,
+        "moments": "float32",
         "has_std": False,
         "flip": False,
         "num_classes": 2,
         "class_names": ["a", "b"],
-        "text": {"token_dim": 384, "pooled_dim": 64, "max_tokens": 20, "encoders": {}, "subjects": None},
+        "text": {"token_dim": 384, "pooled_dim": 64, "max_tokens": 20, "cut": 0, "storage": "float16", "relative_error": 0.0}
+        | {"section": None, "encoders": {}, "subjects": None},
         "features": {"grid": 4, "dim": 112, "encoder": {}},
         "splits": {},
-        "corrupt": {"count": 0, "names": []},
+        "corrupt": {"count": 0, "without_caption": 0, "names": [], "file": None, "unused_captions": 0},
     }
 )
 
@@ -98,3 +100,27 @@ def test_alignment_needs_image_features(tmp_path):
     with pytest.raises(DataError, match=r"no image features.*data\.features"):
         check_fits(tmp_path, without, MMDIT)
     check_fits(tmp_path, without, MMDIT.model_copy(update={"alignment": None}))
+
+
+def test_a_model_of_your_own_that_reads_captions_needs_text(tmp_path):
+    own = ExternalSection.model_validate(
+        BASE
+        | {
+            "family": "external",
+            "factory": "package.module:factory",
+            "width_argument": "width",
+            "width_unit": 1,
+            "options": {},
+            "call": None,
+            "num_classes": None,
+            "text_dim": 384,
+            "pooled_dim": None,
+            "max_tokens": 20,
+            "learned_variance": False,
+            "zero_readout": True,
+            "seed": 0,
+        }
+    )
+    check_fits(tmp_path, STORE, own)
+    with pytest.raises(DataError, match=r"no captions, and model external reads them; set data\.captions"):
+        check_fits(tmp_path, STORE.model_copy(update={"text": None}), own)

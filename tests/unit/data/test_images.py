@@ -55,3 +55,38 @@ def test_grey_with_transparency_and_sixteen_colours_decode():
 def test_bytes_that_are_no_image():
     with pytest.raises(UnreadableImageError):
         read_image(io.BytesIO(b"\x89PNG\r\n\x1a\n not really"), 8)
+
+
+def test_adm_crop_by_hand_one_halving():
+    """8x4 to 2: the box filter averages blocks of four once, nothing is left to scale, and columns 1 and 2 of four are central."""
+    grey = np.repeat(np.repeat(np.array([[0, 40, 80, 120], [160, 200, 240, 20]]), 2, axis=0), 2, axis=1)
+    grey[0, 2] += 4  # one pixel of the block of 40: its mean is 41
+    image = Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    assert np.asarray(centre_crop(image, 2))[:, :, 0].tolist() == [[41, 80], [200, 240]]
+
+
+def test_adm_crop_by_hand_offsets_round_down():
+    """5x2 to 2 and 2x5 to 2: three are too many, and one, not two, goes in front."""
+    row = np.array([[10, 20, 30, 40, 50]] * 2, dtype=np.uint8)
+    assert np.asarray(centre_crop(Image.fromarray(row).convert("RGB"), 2))[:, :, 0].tolist() == [[20, 30]] * 2
+    assert np.asarray(centre_crop(Image.fromarray(row.T.copy()).convert("RGB"), 2))[:, :, 0].tolist() == [[20, 20], [30, 30]]
+
+
+def test_adm_crop_halves_while_the_short_side_is_twice_the_target():
+    """Nine of each side halve to four (the ninth is averaged in with weight 1/9 of a quarter), then four halve to two."""
+    image = Image.fromarray(np.full((9, 9), 77, dtype=np.uint8)).convert("RGB")
+    assert np.asarray(centre_crop(image, 2))[:, :, 0].tolist() == [[77, 77], [77, 77]]
+    seen = []
+    resize = Image.Image.resize
+
+    def remember(self, size, resample):
+        seen.append((size, resample))
+        return resize(self, size, resample)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image.Image, "resize", remember)
+        centre_crop(Image.new("RGB", (9, 14)), 2)
+        centre_crop(Image.new("RGB", (3, 5)), 2)
+    box, bicubic = Image.Resampling.BOX, Image.Resampling.BICUBIC
+    # 14 / 9 of 2 is 3.11; 7 // 2 is 3. And 5 * 2/3 is 3.33.
+    assert seen == [((4, 7), box), ((2, 3), box), ((2, 3), bicubic), ((2, 3), bicubic)]

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mudit.config.data import CaptionSection
+from mudit.data.tensors import pack_tokens
 from mudit.data.text import CaptionEncoder
 from mudit.errors import ConfigError, DataError
 
@@ -18,7 +19,8 @@ RED = "a red apple"
 
 
 def captions(tokens, pooled=None, max_tokens=7):
-    return CaptionEncoder(CaptionSection.model_validate({"tokens": tokens, "pooled": pooled or tokens, "max_tokens": max_tokens}))
+    section = {"tokens": tokens, "pooled": pooled or tokens, "max_tokens": max_tokens, "storage": "float16"}
+    return CaptionEncoder(CaptionSection.model_validate(section))
 
 
 def t5(folder):
@@ -45,7 +47,7 @@ def test_minilm_knows_meaning(minilm):
 
 def test_minilm_pools_over_real_tokens(minilm):
     encoded = minilm.encode([RED, "a much longer caption with many more words than the other one has"])
-    assert [tokens.dtype for tokens in encoded.tokens] == [torch.float16] * 2
+    assert [tokens.dtype for tokens in encoded.tokens] == [torch.float32] * 2
     assert encoded.tokens[0].shape == (5, 384)  # [CLS] a red apple [SEP]
     for tokens, pooled_P in zip(encoded.tokens, encoded.pooled_BP, strict=True):
         torch.testing.assert_close(tokens.float().mean(0), pooled_P, atol=2e-3, rtol=1e-2)
@@ -99,7 +101,8 @@ def test_clip_tokens(clip_folder):
 
 def test_captions_are_cut(t5_folder, clip_folder):
     long = " ".join(["red"] * 30)
-    assert len(captions(t5(t5_folder), max_tokens=5).encode([long]).tokens[0]) == 5
+    cut = captions(t5(t5_folder), max_tokens=5).encode([long, RED, " ".join(["red"] * 4)])
+    assert ([len(tokens) for tokens in cut.tokens], cut.cut) == ([5, 4, 5], 1), "four words and the end mark just fit"
     # The pooled encoder cuts to its own seven positions where the tokens may be more.
     encoded = captions(t5(t5_folder), clip(clip_folder), max_tokens=20).encode([long])
     assert (len(encoded.tokens[0]), encoded.pooled_BP.shape) == (20, (1, 6))
@@ -157,8 +160,8 @@ def test_features_that_float16_cannot_hold_are_refused(t5_folder, tmp_path):
     weights = load_file(copy / "model.safetensors")
     weights["encoder.final_layer_norm.weight"] *= 1e6
     save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(DataError, match=r"data\.captions\.tokens: some features are not finite in float16"):
-        captions(t5(copy)).encode([RED])
+    with pytest.raises(DataError, match=r"data\.captions\.storage: some values are not finite in float16"):
+        pack_tokens(torch.cat(captions(t5(copy)).encode([RED]).tokens), "float16")
 
 
 def test_missing_package_is_explained(monkeypatch):

@@ -60,7 +60,7 @@ def test_features_in_the_store_are_the_encoders(emoji_store):
     condition = split.text(indices, keep(5))
     encoder = CaptionEncoder(emoji_section().captions)
     for place, caption in enumerate(split.captions(indices)):
-        tokens, pooled_BP = encoder.encode([caption])
+        tokens, pooled_BP, _ = encoder.encode([caption])
         length = len(tokens[0])
         torch.testing.assert_close(condition.tokens[place, :length], tokens[0].float(), atol=2e-3, rtol=1e-3)
         torch.testing.assert_close(condition.pooled[place], pooled_BP[0], atol=1e-5, rtol=1e-4)
@@ -187,3 +187,48 @@ def edit(folder, change):
     raw = json.loads((folder / "store.json").read_text())
     change(raw)
     (folder / "store.json").write_text(json.dumps(raw))
+
+
+def stored_as(storage, folder):
+    data = emoji_section(captions=CAPTIONS | {"storage": storage}, features=None)
+    info = write_store(data, folder / "store", folder / "state")
+    return info, LatentStore.open(folder / "store").split("train")
+
+
+@pytest.mark.parametrize(("storage", "error"), [("float16", 3e-4), ("bfloat16", 2.5e-3), ("int8", 1.2e-2)])
+def test_the_measured_error_of_a_type_is_that_of_its_features(storage, error, emoji_cache, tmp_path):
+    info, split = stored_as(storage, tmp_path)
+    assert 0 < info.text.relative_error < error
+    condition = split.text(torch.arange(10), keep(10))
+    encoded = CaptionEncoder(emoji_section().captions).encode(split.captions(torch.arange(10)))
+    assert condition.tokens.dtype == torch.float32
+    true = torch.cat(encoded.tokens)
+    measured = (condition.tokens[condition.mask] - true).norm() / true.norm()
+    assert float(measured) == pytest.approx(info.text.relative_error, rel=0.2), "of the training captions, and of all"
+
+
+def test_features_on_the_fly_are_those_that_would_be_stored(emoji_cache, tmp_path):
+    info, split = stored_as("on-the-fly", tmp_path)
+    assert (info.text.relative_error, info.text.token_dim, info.text.pooled_dim) == (None, 384, 384)
+    assert set(info.tensors(5)) == {"mean", "labels", "subjects"}
+    (tmp_path / "half").mkdir()
+    _, half = stored_as("float16", tmp_path / "half")
+    indices = torch.tensor([3, 9, 0, 3])
+    fly, stored = split.text(indices, keep(4)), half.text(indices, keep(4))
+    assert torch.equal(fly.mask, stored.mask) and fly.tokens.shape == stored.tokens.shape
+    torch.testing.assert_close(fly.tokens, stored.tokens, atol=2e-3, rtol=1e-3)
+    torch.testing.assert_close(fly.pooled, stored.pooled, atol=1e-5, rtol=1e-4)
+    assert not fly.tokens[~fly.mask].any()
+
+
+def test_on_the_fly_needs_the_encoder_that_was_there(t5_folder, emoji_cache, tmp_path):
+    t5 = {"name": "t5", "path": str(shutil.copytree(t5_folder, tmp_path / "t5"))}
+    data = emoji_section(captions=CAPTIONS | {"tokens": t5, "pooled": t5, "storage": "on-the-fly"}, features=None)
+    write_store(data, tmp_path / "store", tmp_path / "state")
+    config = json.loads((tmp_path / "t5" / "config.json").read_text())
+    (tmp_path / "t5" / "config.json").write_text(json.dumps(config | {"dropout_rate": 0.5}))
+    with pytest.raises(DataError, match=r"the text encoder in .*t5 is another now"):
+        LatentStore.open(tmp_path / "store").split("train").text(torch.tensor([0]), keep(1))
+    shutil.rmtree(tmp_path / "t5")
+    with pytest.raises(DataError, match=r"no config\.json"):
+        LatentStore.open(tmp_path / "store").split("train").text(torch.tensor([0]), keep(1))
