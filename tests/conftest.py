@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,15 @@ from support import ROOT
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("mudit", deadline=None)
 settings.load_profile("mudit")
+
+
+@pytest.fixture(autouse=True)
+def signal_handlers() -> Iterator[None]:
+    """A run that was asked to stop ignores further signals, because its process ends; that of the tests goes on."""
+    former = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    yield
+    for number, handler in former:
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -25,25 +25,31 @@ class Interrupted(SystemExit):
 
 
 class Interrupt:
-    """While active, remembers whether this process was asked to stop. Signals have their former handlers afterwards."""
+    """While active, remembers whether this process was asked to stop. Signals have their former handlers afterwards.
+
+    A process that leaves by Interrupted goes on ignoring them: of several, the first to leave has the others terminated, and a
+    signal then must not change their exit code.
+    """
 
     def __init__(self) -> None:
         limit = os.environ.get(DEADLINE)
         self._deadline = float(limit) if limit else None
         self._signalled = False
+        self.margin_s = 0.0  # seconds that writing the state takes: the run stops so much before the deadline
 
     @property
     def asked(self) -> bool:
         """Whether to stop at the next good place. Ranks may differ: let them agree before one of them stops."""
-        return self._signalled or (self._deadline is not None and time.time() >= self._deadline)
+        return self._signalled or (self._deadline is not None and time.time() + self.margin_s >= self._deadline)
 
     def __enter__(self) -> Self:
         self._former = [signal.signal(number, self._remember) for number in _CAUGHT]
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         for number, former in zip(_CAUGHT, self._former, strict=True):
-            signal.signal(number, former)
+            # While the interpreter shuts down it puts its own handlers back to the default, but leaves what is ignored.
+            signal.signal(number, signal.SIG_IGN if kind is Interrupted else former)
 
     def _remember(self, signum: int, frame: FrameType | None) -> None:
         self._signalled = True

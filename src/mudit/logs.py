@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
+from mudit.distributed import World
+
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
@@ -18,9 +20,12 @@ _LINE_EVERY_S = 10.0
 
 
 def setup(level: int = logging.INFO) -> None:
-    """Send the log of mudit (from `level`) and of libraries (warnings) to stderr, one line each."""
+    """Send the log of mudit (from `level`) and of libraries (warnings) to stderr, one line each.
+
+    Where a job has several processes, rank 0 speaks for all: the others log warnings only.
+    """
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING, force=True)
-    _LOG.setLevel(level)
+    _LOG.setLevel(level if World.of_environment().main else max(level, logging.WARNING))
 
 
 class Progress(Protocol):
@@ -43,7 +48,7 @@ def progress(total: int, description: str, *, unit: str = "it", done: int = 0) -
 
     On a terminal a bar; elsewhere a log line every ten seconds and one at the end.
     """
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or not World.of_environment().main:
         lines = _Lines(total, description, unit, done)
         yield lines
         lines.close()

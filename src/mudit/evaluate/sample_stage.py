@@ -1,5 +1,7 @@
 """The stage `sample`: images from the EMA weights of one target run.
 
+Several processes take turns at the batches, which are the same for any number of them; rank 0 puts them together.
+
 Image i asks for class i mod K, or for caption i mod V of the V held-out ones, and draws its noise from (seed, i), so the set does
 not depend on batch size or process count, and a prefix of it is a smaller set of the same kind.
 
@@ -16,17 +18,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from mudit.config.published import sampled_weights
 from mudit.data.encoders import Encoder
 from mudit.data.format import sha256_file
 from mudit.data.reader import LatentStore
 from mudit.diffusion.objective import make_objective
 from mudit.diffusion.samplers import Sampler, guided, initial_noise, make_sampler
+from mudit.distributed import World, barrier
 from mudit.evaluate.prompts import Prompts, make_prompts
 from mudit.evaluate.samples import Samples, concatenate, load_samples, save_samples, write_artefact
 from mudit.logs import progress
 from mudit.models.condition import map_condition
 from mudit.models.flops import inference_flops
-from mudit.train.weights import load_model
+from mudit.train.device import compute_device
+from mudit.train.weights import load_model, weight_files
 
 if TYPE_CHECKING:
     from mudit.config.schema import Experiment
@@ -40,17 +45,26 @@ def run(job: Job) -> dict[str, Any]:
     section, model_section = job.config.sample, job.config.model
     store = LatentStore.open(job.inputs["data"])
     store.check_fits(model_section)
-    prompts = make_prompts(store, model_section)
+    label_seed = job.config.sample.seed if job.config.as_published("random-labels") else None
+    prompts = make_prompts(store, model_section, label_seed)
     settings = _settings(job, store, prompts)
     batches = _Batches(job, store.encoder(), prompts)
-    _start_or_resume(job.state, {**settings, "batch_size": section.batch_size})
-    parts = []
-    with progress(section.images, f"sample {job.key}") as bar:
-        for first in range(0, section.images, section.batch_size):
+    world = World.of_environment()
+    if world.main:
+        _start_or_resume(job.state, {**settings, "batch_size": section.batch_size})
+    barrier()
+    files = {first: job.state / f"images-{first:08d}.safetensors" for first in range(0, section.images, section.batch_size)}
+    mine = list(files.items())[world.rank :: world.size]
+    with progress(min(len(mine) * section.batch_size, section.images), f"sample {job.key}") as bar:
+        for first, file in mine:
             numbers_B = torch.arange(first, min(first + section.batch_size, section.images))
-            parts.append(_batch(job.state / f"images-{first:08d}.safetensors", batches, numbers_B))
+            if not file.is_file():  # else it was finished before
+                save_samples(file, batches.draw(numbers_B))
             bar.advance(len(numbers_B))
-    samples = concatenate(parts)
+    barrier()
+    if not world.main:
+        return {}
+    samples = concatenate([load_samples(file) for file in files.values()])
     write_artefact(job.out, samples, settings, prompts.texts(section.images))
     shutil.rmtree(job.state)
     passes = section.images * section.steps * (1 if section.guidance == 1.0 else 2)
@@ -58,27 +72,18 @@ def run(job: Job) -> dict[str, Any]:
         "images": section.images,
         "not_finite": int((~samples.finite_N).sum()),
         "flops": inference_flops(model_section, settings["model"]["width"], passes),
-        "device": batches.device,
+        "device": batches.device.type,
     }
-
-
-def _batch(path: Path, batches: _Batches, numbers_B: torch.Tensor) -> Samples:
-    """One batch: from the state folder if it was finished before."""
-    if path.is_file():
-        return load_samples(path)
-    samples = batches.draw(numbers_B)
-    save_samples(path, samples)
-    return samples
 
 
 class _Batches:
     """Draws any images by number: network, sampler and decoder of one run."""
 
     def __init__(self, job: Job, encoder: Encoder, prompts: Prompts) -> None:
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = compute_device()
         self._config: Experiment = job.config
         self._encoder, self._prompts = encoder, prompts
-        self._network: nn.Module = load_model(job.inputs[f"train/{job.key}"], job.config).eval().to(self.device)
+        self._network: nn.Module = load_model(job.weights, job.config, sampled_weights(job.config)).eval().to(self.device)
         section = job.config.sample
         self._sampler: Sampler = make_sampler(section.sampler, make_objective(job.config.diffusion), section.steps)
 
@@ -101,7 +106,8 @@ class _Batches:
 def _settings(job: Job, store: LatentStore, prompts: Prompts) -> dict[str, Any]:
     """Everything that the images depend on, for `sample.json` and for whoever states a metric of them."""
     section = job.config.sample.model_dump(mode="json", exclude={"batch_size", "train_seeds"})
-    train = job.inputs[f"train/{job.key}"]
+    train = job.weights
+    files = weight_files(train, sampled_weights(job.config))
     return {
         **section,
         "run": job.key,
@@ -109,7 +115,7 @@ def _settings(job: Job, store: LatentStore, prompts: Prompts) -> dict[str, Any]:
         "prompts": prompts.identity,
         "class_names": store.info.class_names,
         "decoder": store.info.encoder,
-        "weights": {"file": "ema.safetensors", "sha256": sha256_file(train / "ema.safetensors")},
+        "weights": {"file": " ".join(file.name for file in files), "sha256": " ".join(map(sha256_file, files))},
         "model": json.loads((train / "model.json").read_text(encoding="utf-8")),
         "target": json.loads((train / "run.json").read_text(encoding="utf-8")),
         "diffusion": job.config.diffusion.model_dump(mode="json"),

@@ -5,6 +5,7 @@ Legend: B images of the batch, C channels, h w latent height and width, N image 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -18,7 +19,8 @@ from mudit.data.reader import LatentSplit
 from mudit.diffusion.objective import make_objective
 from mudit.models.condition import Condition, map_condition
 
-_CHUNK = 16  # steps of random numbers drawn at once
+_CHUNK = 16  # most steps of random numbers drawn at once ...
+_CHUNK_NUMBERS = 1 << 20  # ... and most normals, unless one step has more: bounds memory
 
 
 class Batch(NamedTuple):
@@ -39,6 +41,11 @@ class Batch(NamedTuple):
 
         condition = map_condition(function, *(batch.condition for batch in batches))
         return Batch(part(0), part(1), part(2), condition, None if self.features is None else part(4))
+
+    def split(self, count: int) -> list[Batch]:
+        """Equal parts, in order; `count` divides the images."""
+        size = len(self.t) // count
+        return [self.map(lambda tensor, first=first: tensor[first : first + size]) for first in range(0, count * size, size)]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -64,16 +71,34 @@ class _Draws(NamedTuple):
 class BatchStream:
     """Batches of a split for one seed. Epochs are seeded permutations laid end to end, so no image is dropped or repeated early."""
 
-    def __init__(self, split: LatentSplit, model: ModelSection, diffusion: AnyDiffusion, *, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        split: LatentSplit,
+        model: ModelSection,
+        diffusion: AnyDiffusion,
+        *,
+        batch_size: int,
+        seed: int,
+        places: range | None = None,
+        sharing_draws: int | None = None,
+    ) -> None:
+        """`places`: those of the global batch that this process computes; nothing else is drawn or read. None: all of them.
+
+        `sharing_draws`: places after which random numbers, and not images, repeat (`shared-draws`). None: they do not.
+        """
         self._split, self._model, self._diffusion = split, model, diffusion
         self._objective = make_objective(diffusion)
         self._batch_size, self._seed = batch_size, seed
+        self._period = sharing_draws or batch_size
+        self._places_B = torch.arange(batch_size) if places is None else torch.arange(places.start, places.stop)
+        numbers = len(self._places_B) * math.prod(split.latent_shape)
+        self._steps_at_once = max(1, min(_CHUNK, _CHUNK_NUMBERS // numbers))
         self._order: dict[int, Tensor] = {}
         self._first = -1  # first step of the chunk of random numbers at hand
         self._chunk: _Draws
 
     def at(self, step: int) -> Batch:
-        """The batch of `step` (from 0), on the CPU."""
+        """The batch of `step` (from 0), or this process's places of it, on the CPU."""
         draws, indices_B = self._draws(step), self._indices(step)
         return Batch(
             x0=self._split.latents(indices_B, draws.posterior, draws.flip),
@@ -85,16 +110,16 @@ class BatchStream:
 
     def _draws(self, step: int) -> _Draws:
         """Random numbers of a step, from a chunk that is drawn at once: a function call per tensor costs more than its numbers."""
-        first = step - step % _CHUNK
+        first, count = step - step % self._steps_at_once, len(self._places_B)
         if first != self._first:
             self._first, self._chunk = first, self._draw(first)
-        return self._chunk.part(slice((step - first) * self._batch_size, (step - first + 1) * self._batch_size))
+        return self._chunk.part(slice((step - first) * count, (step - first + 1) * count))
 
     def _draw(self, first: int) -> _Draws:
-        """Random numbers of the steps first .. first + _CHUNK - 1, one after another along the batch dimension."""
+        """Random numbers of some steps from `first` on, one after another along the batch dimension."""
         seed, shape = self._seed, self._split.latent_shape
-        place = torch.arange(self._batch_size).repeat(_CHUNK)
-        step = first + torch.arange(_CHUNK).repeat_interleave(self._batch_size)
+        place = (self._places_B % self._period).repeat(self._steps_at_once)
+        step = first + torch.arange(self._steps_at_once).repeat_interleave(len(self._places_B))
         return _Draws(
             timestep=self._objective.draw_times(seed, step, place),
             noise=random.normal(seed, "noise", step, place, shape),
@@ -104,9 +129,9 @@ class BatchStream:
         )
 
     def _indices(self, step: int) -> Tensor:
-        """Positions step * B .. step * B + B - 1 of the endless sequence of epochs, as image indices."""
+        """The global batch is positions step * B .. step * B + B - 1 of the endless sequence of epochs; as image indices."""
         count = len(self._split)
-        position_B = step * self._batch_size + torch.arange(self._batch_size)
+        position_B = step * self._batch_size + self._places_B
         epoch_B, offset_B = position_B // count, position_B % count
         epochs = range(int(epoch_B[0]), int(epoch_B[-1]) + 1)
         self._order = {epoch: self._epoch_order(epoch) for epoch in epochs}

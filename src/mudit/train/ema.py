@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import copy
-
 import torch
 from torch import nn
 
+from mudit.train.shards import local_parts
+
 
 class Ema:
-    """A second model whose parameters are the average. Forward multipliers are hooks, so the copy keeps them."""
+    """Keeps a second model's parameters at the average. Forward multipliers are hooks, which a copy keeps.
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
-        self._decay = decay
-        self._averages = [parameter.detach() for parameter in self.model.parameters()]
-        self._weights = [parameter.detach() for parameter in model.parameters()]
+    Of sharded models each process averages its own rows.
+    """
 
+    def __init__(self, model: nn.Module, average: nn.Module, decay: float) -> None:
+        """`average`: a copy of `model`."""
+        self.model, self._source, self._decay = average, model, decay
+        self._averages: list[torch.Tensor] = []
+        self._weights: list[torch.Tensor] = []
+
+    @torch.no_grad()
     def update(self) -> None:
         """One step of the average, over all parameters at once."""
+        if not self._weights:  # after a first backward pass, when FSDP2 has settled where the shards lie
+            self._averages = local_parts(list(self.model.parameters()))
+            self._weights = local_parts(list(self._source.parameters()))
         torch._foreach_lerp_(self._averages, self._weights, 1.0 - self._decay)

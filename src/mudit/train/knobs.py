@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from mudit.config.published import warmup_steps
 from mudit.config.schema import Experiment
 
 
@@ -16,9 +17,10 @@ class Knobs(NamedTuple):
     alignment_weight: float  # weight of the REPA loss; 0: none
 
     @classmethod
-    def of(cls, config: Experiment, log2_lr: float) -> Knobs:
-        """A learning rate, with everything else as the configuration has it."""
-        return cls(log2_lr, config.optimizer.clip_norm, config.optimizer.warmup_steps, config.diffusion.alignment_weight)
+    def of(cls, config: Experiment, log2_lr: float, batch_size: int) -> Knobs:
+        """A learning rate, with everything else as the configuration has it for batches of so many images."""
+        warmup = warmup_steps(config, batch_size)
+        return cls(log2_lr, config.optimizer.clip_norm, warmup, config.diffusion.alignment_weight)
 
     @property
     def base_lr(self) -> float:

@@ -68,14 +68,26 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         k, *lead, size = x.shape
-        x_KRI, weight_KOI = x.reshape(k, -1, size), self.weight.flatten(2)
-        if x.device.type == "cpu":
-            y_KRO = _LoopedLinear.apply(x_KRI, weight_KOI, self.bias)
-        elif self.bias is None:
-            y_KRO = torch.bmm(x_KRI, weight_KOI.transpose(1, 2))
-        else:
-            y_KRO = torch.baddbmm(self.bias.unsqueeze(1), x_KRI, weight_KOI.transpose(1, 2))
+        x_KRI = x.reshape(k, -1, size)
+        y_KRO = self.one_by_one(x_KRI) if x.device.type == "cpu" else self.at_once(x_KRI)
         return y_KRO.view(k, *lead, -1)
+
+    def one_by_one(self, x_KRI: Tensor) -> Tensor:
+        """Bit for bit the solo runs in float32. Under autocast in its type: it does not see inside our function."""
+        weight_KOI: Tensor = self.weight.flatten(2)
+        bias_KO: Tensor | None = self.bias
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            x_KRI, weight_KOI = x_KRI.to(dtype), weight_KOI.to(dtype)
+            bias_KO = None if bias_KO is None else bias_KO.to(dtype)
+        return _LoopedLinear.apply(x_KRI, weight_KOI, bias_KO)
+
+    def at_once(self, x_KRI: Tensor) -> Tensor:
+        """One batched product; autocast and TF32 treat it as they do plain ones."""
+        weight_KIO = self.weight.flatten(2).transpose(1, 2)
+        if self.bias is None:
+            return torch.bmm(x_KRI, weight_KIO)
+        return torch.baddbmm(self.bias.unsqueeze(1), x_KRI, weight_KIO)
 
 
 class PackedEmbedding(nn.Module):

@@ -1,4 +1,7 @@
-"""The stage `train`: one target run, an arm and a seed, with the hyperparameters that the stage `transfer` wrote."""
+"""The stage `train`: one target run, an arm and a seed, with the hyperparameters that the stage `transfer` wrote.
+
+Under torchrun all processes call `run`. Rank 0 writes what describes the run, after all weights are on disk.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,15 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from mudit.config.published import images_sharing_draws
 from mudit.data.reader import LatentStore
-from mudit.logs import progress
 from mudit.models.flops import train_flops
 from mudit.parametrization.table import table_for
 from mudit.runs import Target
 from mudit.select.hyperparameters import Hyperparameters
-from mudit.train.events import Events
+from mudit.train.parallel import Layout
 from mudit.train.trainer import RunSpec, Trainer
+from mudit.train.watch import watching
 from mudit.train.weights import save_weights
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ def run(job: Job) -> dict[str, object]:
     store.check_fits(config.model)
     table = table_for(config.model, chosen.width, chosen.scheme)
     section = config.train
+    layout = Layout.of(job.workers, chosen.batch_size)
     spec = RunSpec(
         table=table,
         knobs=chosen.knobs,
@@ -38,29 +43,14 @@ def run(job: Job) -> dict[str, object]:
         eval_every=section.eval_every,
         checkpoint_every=section.checkpoint_every,
         keep_checkpoints=section.keep_checkpoints,
+        keep_every=section.keep_every,
         identity=_identity(job, target, chosen, table.digest, store.info.model_dump(mode="json")),
     )
-    trainer = Trainer(config, store, spec, job.state)
+    trainer = Trainer(config, store, spec, job.state, layout)
     trainer.resume()
-    with (
-        progress(spec.steps, target.name, unit="step", done=trainer.step) as bar,
-        Events(job.state / "tensorboard", trainer.step) as events,
-    ):
-
-        def advance(loss: float) -> None:
-            images = f"{bar.per_second * spec.batch_size:.0f}/s"
-            bar.advance(1, loss=loss, images=images, mfu=f"{trainer.utilisation.share:.0%}")
-
-        history = trainer.run(advance, events.record)
-    save_weights(
-        job.out,
-        trainer.model,
-        trainer.ema.model,
-        {"family": config.model.family, "scheme": chosen.scheme, "width": chosen.width, "parametrization": table.digest},
-    )
-    (job.out / "parametrization.json").write_text(json.dumps(table.to_dict(), indent=1) + "\n")
-    (job.out / "history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in history.records))
-    outcome = {
+    with watching(trainer, job.state, artefact=f"{job.experiment}/train/{job.key}", name=target.name) as watch:
+        history = trainer.run(watch.advance, watch.record)
+    outcome: dict[str, object] = {
         "arm": target.arm,
         "seed": target.seed,
         "scheme": chosen.scheme,
@@ -73,7 +63,12 @@ def run(job: Job) -> dict[str, object]:
         "status": "finished" if history.diverged_at is None else "diverged",
         "diverged_at": history.diverged_at,
     }
-    (job.out / "run.json").write_text(json.dumps(outcome, indent=1) + "\n")
+    description = {"family": config.model.family, "scheme": chosen.scheme, "width": chosen.width, "parametrization": table.digest}
+    save_weights(job.out, trainer.model, trainer.ema.model, description)
+    if layout.world.main:
+        (job.out / "parametrization.json").write_text(json.dumps(table.to_dict(), indent=1) + "\n")
+        (job.out / "history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in history.records))
+        (job.out / "run.json").write_text(json.dumps(outcome, indent=1) + "\n")
     flops = train_flops(config.model, chosen.width, trainer.step * chosen.batch_size)
     return {**outcome, "mfu": trainer.utilisation.share, "flops": flops, "device": trainer.device.type}
 
@@ -83,5 +78,6 @@ def _identity(job: Job, target: Target, chosen: Hyperparameters, table: str, dat
     config = job.config
     sections = {name: getattr(config, name).model_dump(mode="json") for name in ("model", "diffusion", "optimizer", "validation")}
     train = config.train.model_dump(mode="json", include={"ema_decay", "eval_every"})
-    facts = [job.experiment, target.name, chosen.model_dump(mode="json"), table, data, sections, train]
+    draws = images_sharing_draws(config)
+    facts = [job.experiment, target.name, draws, chosen.model_dump(mode="json"), table, data, sections, train]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,7 @@
 """Validation loss on a fixed set of (image, t, noise): the number that selects learning rates and compares arms.
 
-The same for every run of an experiment: its spread over runs is the runs' own, not the probe's.
+The same for every run of an experiment: its spread over runs is the runs' own, not the probe's. Several processes share the probes
+and add the losses up in the order in which one process does: the same number up to the rounding of products of other batch sizes.
 
 Legend: M probes, K packed trials, C channels, h w latent height and width.
 """
@@ -14,6 +15,7 @@ from mudit import random
 from mudit.config.schema import Experiment
 from mudit.data.reader import LatentStore
 from mudit.diffusion.objective import make_objective
+from mudit.distributed import World, gather
 from mudit.errors import ConfigError
 from mudit.models.condition import map_condition
 from mudit.train.batches import condition_of
@@ -43,20 +45,42 @@ class ValidationSet:
     @torch.inference_mode()
     def losses(self, model: nn.Module, trials: int | None = None) -> tuple[Tensor, Tensor]:
         """Mean (mse, vb) over the probes: scalars, or [K] for a packed model of `trials` trials. No condition is dropped."""
-        sums = [torch.zeros(()), torch.zeros(())]
+        count = len(self.t_M)
+        return self._means([self._terms(model, slice(start, start + _CHUNK), trials) for start in range(0, count, _CHUNK)])
+
+    @torch.inference_mode()
+    def shared_losses(self, model: nn.Module, world: World, at_once: int | None) -> tuple[Tensor, Tensor]:
+        """`losses` by all processes together, at most `at_once` probes per forward pass.
+
+        Every rank makes as many passes as any other, as sharded models need it.
+        """
+        count, share = len(self.t_M), -(-len(self.t_M) // world.size)
+        # The last ranks repeat the last probe where there are too few, and nobody counts it twice.
+        mine = torch.arange(world.rank * share, (world.rank + 1) * share).clamp(max=count - 1)
+        parts = [self._terms(model, places, None) for places in mine.split(min(at_once or _CHUNK, _CHUNK))]
+        ranks = gather([torch.cat(term) for term in zip(*parts, strict=True)])
+        mse_M, vb_M = (torch.cat(term)[:count] for term in zip(*ranks, strict=True))
+        return self._means(list(zip(mse_M.split(_CHUNK), vb_M.split(_CHUNK), strict=True)))
+
+    def _terms(self, model: nn.Module, places: slice | Tensor, trials: int | None) -> tuple[Tensor, Tensor]:
+        """(mse, vb) of some probes, on the CPU: [probes], or [K, probes]."""
         device = next(model.parameters()).device
-        for start in range(0, len(self.t_M), _CHUNK):
-            part = slice(start, start + _CHUNK)
 
-            def taken(tensor: Tensor, part: slice = part) -> Tensor:
-                value = tensor[part].to(device)
-                return value if trials is None else value.expand(trials, *value.shape)
+        def taken(tensor: Tensor) -> Tensor:
+            value = tensor[places].to(device)
+            return value if trials is None else value.expand(trials, *value.shape)
 
-            xt, t, x0, noise = map(taken, (self.xt, self.t_M, self.x0, self.noise))
-            output = model(xt, self._objective.model_time(t), map_condition(taken, self.condition))
-            for index, term in enumerate(self._objective.losses(output, x0, xt, t, noise)):
-                sums[index] = sums[index] + term.sum(dim=-1).cpu()
-        return sums[0] / len(self.t_M), sums[1] / len(self.t_M)
+        xt, t, x0, noise = map(taken, (self.xt, self.t_M, self.x0, self.noise))
+        output = model(xt, self._objective.model_time(t), map_condition(taken, self.condition))
+        mse, vb = self._objective.losses(output, x0, xt, t, noise)
+        return mse.cpu(), vb.cpu()
+
+    def _means(self, parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Means over all probes of their terms, given in pieces of _CHUNK."""
+        mse, vb = torch.zeros(()), torch.zeros(())
+        for mse_of_part, vb_of_part in parts:
+            mse, vb = mse + mse_of_part.sum(dim=-1), vb + vb_of_part.sum(dim=-1)
+        return mse / len(self.t_M), vb / len(self.t_M)
 
 
 def validation_loss(model: nn.Module, store: LatentStore, config: Experiment) -> dict[str, float]:

@@ -1,4 +1,8 @@
-"""Finished weights of a target run: `model.json` says how to rebuild the module, the safetensors files fill it."""
+"""Finished weights of a target run: `model.json` says how to rebuild the module, safetensors files fill it.
+
+A model of up to 5 GB is one file, `ema.safetensors`. A larger one is several, with an index as model hubs have it:
+`ema-00001-of-00004.safetensors` and `ema.safetensors.index.json`. What the files are does not depend on how the model was sharded.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +15,41 @@ from torch import Tensor, nn
 
 from mudit.config.schema import Experiment
 from mudit.data.tensors import save_tensors
+from mudit.distributed import World, gather
 from mudit.errors import CheckpointError
 from mudit.models.registry import build
 from mudit.parametrization.apply import attach_multipliers
 from mudit.parametrization.table import table_for
+from mudit.train.shards import whole_tensor
 
-_FILES = {"ema": "ema.safetensors", "raw": "weights.safetensors"}
+FILE_BYTES = 5_000_000_000  # largest file, unless one tensor is larger
+
+_STEMS = {"ema": "ema", "raw": "weights"}
 
 
 def save_weights(folder: Path, model: nn.Module, ema: nn.Module, description: dict[str, Any]) -> None:
-    """`description` must name "scheme", "width" and "parametrization" (the table's digest)."""
+    """`description` must name "scheme", "width" and "parametrization" (the table's digest).
+
+    Called by every process of a run: tensors are put together one at a time, and each file is written by one rank, which alone
+    holds it. Raises OSError on every rank if one of them cannot write; otherwise all files are complete when it returns.
+    """
+    refused: OSError | None = None
     for which, module in (("raw", model), ("ema", ema)):
-        save_tensors(_tensors(module), folder / _FILES[which])
-    (folder / "model.json").write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        refused = _save(folder, _STEMS[which], module) or refused
+    refusals = [error for error in gather(refused) if error is not None]
+    if refusals:
+        raise refusals[0]
+    if World.of_environment().main:
+        (folder / "model.json").write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def weight_files(folder: Path, which: Literal["ema", "raw"]) -> list[Path]:
+    """The safetensors files of one set of weights, in order."""
+    stem = _STEMS[which]
+    index = folder / _index_name(stem)
+    if not index.is_file():
+        return [folder / f"{stem}.safetensors"]
+    return [folder / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))]
 
 
 def load_model(folder: Path, config: Experiment, which: Literal["ema", "raw"] = "ema") -> nn.Module:
@@ -34,17 +60,70 @@ def load_model(folder: Path, config: Experiment, which: Literal["ema", "raw"] = 
         raise CheckpointError(f"{folder}: trained under another parameter table; run `mudit train` again")
     model = build(config.model, description["width"])
     attach_multipliers(model, table)
-    found, wanted = load_file(folder / _FILES[which]), _tensors(model)
+    found: dict[str, Tensor] = {}
+    for file in weight_files(folder, which):
+        found |= load_file(file)
+    wanted = _tensors(model)
     wrong = sorted(found.keys() ^ wanted.keys()) or [name for name in wanted if found[name].shape != wanted[name].shape]
     if wrong:
         raise CheckpointError(
-            f"{folder / _FILES[which]}: tensors do not fit the model: {', '.join(wrong[:3])}; run `mudit train` again"
+            f"{folder / _STEMS[which]}.safetensors: tensors do not fit the model: {', '.join(wrong[:3])}; run `mudit train` again"
         )
     model.load_state_dict(found, strict=False)  # tied parameters are filled under their first name
     return model.requires_grad_(False).eval()
 
 
+def _save(folder: Path, stem: str, module: nn.Module) -> OSError | None:
+    """Write this rank's files. Returns why the disk refused one, for the other ranks are waiting in the next tensor."""
+    refused = None
+    tensors, world = _tensors(module), World.of_environment()
+    groups = _groups({name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()})
+    files = _file_names(stem, len(groups))
+    for number, (file, names) in enumerate(zip(files, groups, strict=True)):
+        mine = number % world.size == world.rank
+        held = {}
+        for name in names:
+            tensor = whole_tensor(tensors[name])  # all ranks take part
+            if mine:
+                held[name] = tensor.contiguous()
+        if mine:
+            try:
+                save_tensors(held, folder / file)
+            except OSError as error:
+                refused = error
+    if len(files) > 1 and world.main:
+        index = {
+            "metadata": {"total_size": sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())},
+            "weight_map": {name: file for file, names in zip(files, groups, strict=True) for name in names},
+        }
+        (folder / _index_name(stem)).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    return refused
+
+
+def _groups(sizes: dict[str, int]) -> list[list[str]]:
+    """Tensors of one file each, in the model's order. `sizes`: bytes by name."""
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if groups[-1] and filled + size > FILE_BYTES:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    return groups
+
+
+def _file_names(stem: str, count: int) -> list[str]:
+    if count == 1:
+        return [f"{stem}.safetensors"]
+    return [f"{stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
+def _index_name(stem: str) -> str:
+    return f"{stem}.safetensors.index.json"
+
+
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     """The module's state by name: its parameters, tied ones once, under their first name, and its persistent buffers."""
     tied = dict(module.named_parameters(remove_duplicate=False)).keys() - dict(module.named_parameters()).keys()
-    return {name: tensor.detach().contiguous() for name, tensor in module.state_dict().items() if name not in tied}
+    return {name: tensor.detach() for name, tensor in module.state_dict().items() if name not in tied}

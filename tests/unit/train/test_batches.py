@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from mudit.distributed import World
 from mudit.models.registry import build
 from mudit.parametrization.apply import parametrize
 from mudit.parametrization.table import table_for
+from mudit.train import batches
 from mudit.train.batches import BatchStream
 from mudit.train.validation import ValidationSet, validation_loss
 from support import changed
@@ -63,3 +66,39 @@ def test_an_untrained_zero_readout_predicts_zero_noise(desk, digits):
     model = parametrize(build(desk.model, 32), table_for(desk.model, 32, "mup"), 0)
     probes = ValidationSet(digits, desk)
     assert abs(validation_loss(model, digits, desk)["mse"] - probes.noise.square().mean().item()) < 1e-5
+
+
+@pytest.mark.parametrize("parts", [2, 5, 10])
+def test_processes_compute_their_places_of_the_same_batch(desk, digits, parts):
+    """Bit for bit, at any step, across epochs."""
+    whole, share = _stream(desk, digits), 70 // parts
+    streams = [_stream(desk, digits, places=range(rank * share, (rank + 1) * share)) for rank in range(parts)]
+    for step in (0, 1, 17, 40):
+        batch, pieces = whole.at(step), [stream.at(step) for stream in streams]
+        for index in range(4):
+            assert torch.equal(batch[index], torch.cat([piece[index] for piece in pieces]))
+
+
+def test_the_number_of_steps_drawn_at_once_changes_no_bit(desk, digits, monkeypatch):
+    expected = _stream(desk, digits).at(21)
+    monkeypatch.setattr(batches, "_CHUNK_NUMBERS", 70 * 64 * 3)
+    few = _stream(desk, digits)
+    assert few._steps_at_once == 3
+    for a, b in zip(expected[:4], few.at(21)[:4], strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_batch_splits_into_equal_parts_in_order(desk, digits):
+    batch = _stream(desk, digits).at(3)
+    parts = batch.split(7)
+    assert [len(part.t) for part in parts] == [10] * 7
+    assert torch.equal(torch.cat([part.noise for part in parts]), batch.noise)
+
+
+def test_shared_validation_is_the_whole_one(desk, digits):
+    """One process that takes the probes in small pieces has every probe once; the sums round alike."""
+    model = parametrize(build(desk.model, 32), table_for(changed(desk.model, output_mult=2.0), 32, "mup"), 0)
+    torch.nn.init.normal_(model.final_layer.linear.weight, std=0.1)
+    probes = ValidationSet(digits, desk)
+    whole, pieces = probes.losses(model), probes.shared_losses(model, World(0, 1, 0), 7)
+    torch.testing.assert_close(pieces, whole, rtol=1e-6, atol=0)

@@ -28,7 +28,7 @@ def experiment(desk):
 def _trainer(experiment, digits, state: Path, steps: int) -> Trainer:
     spec = RunSpec(
         table=table_for(experiment.model, WIDTH, "mup"),
-        knobs=Knobs.of(experiment, LOG2_LR),
+        knobs=Knobs.of(experiment, LOG2_LR, BATCH),
         seed=1,
         batch_size=BATCH,
         steps=steps,
@@ -62,7 +62,7 @@ def test_a_restarted_run_takes_the_same_steps(experiment, digits, tmp_path):
 
 
 def test_a_group_of_one_takes_the_steps_of_a_run_and_leaves_the_rest_alone(experiment, digits, tmp_path):
-    member = Member(Knobs.of(experiment, LOG2_LR), 1)
+    member = Member(Knobs.of(experiment, LOG2_LR, BATCH), 1)
     group = TrialGroup(experiment, digits, table_for(experiment.model, WIDTH, "mup"), [member], BATCH)
     assert not group.packable
     losses = [group.step(step).item() for step in range(3)]

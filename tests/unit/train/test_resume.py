@@ -30,8 +30,8 @@ from mudit.train.trainer import RunSpec, Trainer
 from mudit.train.weights import save_weights
 config = load(Path({config!r})).experiments["dit-digits"]
 config = changed(config, validation__images=16, validation__draws=1)
-spec = RunSpec(table=table_for(config.model, 16, "mup"), knobs=Knobs.of(config, -7), seed=0, batch_size=16, steps=60, ema_decay=0.9,
-               eval_every=7, checkpoint_every=5, keep_checkpoints=2, identity="test")
+spec = RunSpec(table=table_for(config.model, 16, "mup"), knobs=Knobs.of(config, -7, 16), seed=0, batch_size=16, steps=60,
+               ema_decay=0.9, eval_every=7, checkpoint_every=5, keep_checkpoints=2, identity="test")
 out = Path(sys.argv[1])
 trainer = Trainer(config, LatentStore.open(Path({data!r})), spec, out / "state")
 trainer.resume()

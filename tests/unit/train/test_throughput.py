@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 
+import pytest
 import torch
 
-from mudit.train.throughput import Utilisation, matmul_peak
+from mudit.train.throughput import Utilisation, matmul_peak, peak
 
 CPU = torch.device("cpu")
 
@@ -31,3 +32,19 @@ def test_only_time_inside_steps_counts(monkeypatch):
 
 def test_before_the_first_step_there_is_none():
     assert Utilisation(1000, CPU).share == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "expected"),
+    [("NVIDIA A100-SXM4-80GB", "bf16", 312e12), ("NVIDIA H100 80GB HBM3", "tf32", 494.7e12), ("NVIDIA H200", "fp32", 67e12)],
+)
+def test_a_known_gpu_has_its_makers_peak(monkeypatch, name, precision, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak(torch.device("cuda", 0), precision) == expected
+
+
+def test_an_unknown_gpu_is_measured(monkeypatch):
+    """The H100 on a card is slower than the module, and has another name."""
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 PCIe")
+    monkeypatch.setattr("mudit.train.throughput.matmul_peak", lambda device, precision: 1.0)
+    assert peak(torch.device("cuda", 0), "bf16") == 1.0

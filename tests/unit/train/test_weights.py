@@ -15,7 +15,7 @@ from mudit.models.registry import build
 from mudit.parametrization.apply import parametrize
 from mudit.parametrization.table import table_for
 from mudit.train import weights
-from mudit.train.weights import load_model, save_weights
+from mudit.train.weights import load_model, save_weights, weight_files
 
 WIDTH = 16
 
@@ -88,3 +88,28 @@ def test_other_parametrization_is_refused(desk, saved):
     (folder / "model.json").write_text(json.dumps({**description, "parametrization": "0" * 64}))
     with pytest.raises(CheckpointError, match="trained under another parameter table"):
         load_model(folder, desk)
+
+
+def test_large_weights_are_several_files_with_an_index(desk, saved, monkeypatch, tmp_path):
+    """As model hubs have them; whoever loads them sees no difference."""
+    _, model, ema = saved
+    monkeypatch.setattr(weights, "FILE_BYTES", 20_000)
+    folder = tmp_path / "several"
+    folder.mkdir()
+    digest = table_for(desk.model, WIDTH, "mup").digest
+    save_weights(folder, model, ema, {"scheme": "mup", "width": WIDTH, "parametrization": digest})
+    files = weight_files(folder, "ema")
+    assert len(files) > 2 and not (folder / "ema.safetensors").exists()
+    assert [file.name for file in files] == [
+        f"ema-{number:05d}-of-{len(files):05d}.safetensors" for number in range(1, len(files) + 1)
+    ]
+    index = json.loads((folder / "ema.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == dict(ema.named_parameters()).keys()
+    found = load_model(folder, desk)
+    for name, parameter in found.named_parameters():
+        assert torch.equal(parameter, ema.get_parameter(name))
+
+
+def test_the_files_of_small_weights_are_one(saved):
+    folder, _, _ = saved
+    assert weight_files(folder, "raw") == [folder / "weights.safetensors"]
