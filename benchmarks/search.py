@@ -22,9 +22,12 @@ from mudit.config.schema import Experiment
 from mudit.data.format import FeatureInfo, Shard, Split, StoredFile, StoreInfo, TextInfo, write_info
 from mudit.data.reader import LatentStore
 from mudit.data.tensors import save_tensors
+from mudit.interrupt import Interrupt
 from mudit.parametrization.table import table_for
 from mudit.search.space import SearchStudy
-from mudit.sweep.trials import PackedRuns, run_group
+from mudit.sweep.running import PackRun
+from mudit.sweep.trials import PackedRuns
+from mudit.sweep.watch import watching
 from mudit.train.group import Member, TrialGroup
 from mudit.train.validation import ValidationSet
 
@@ -91,14 +94,28 @@ def _search(config: Experiment, folder: Path, numbers: list[int], *, packed: boo
         return TrialGroup(config, store, table, some, search.batch_size)
 
     if packed:
-        runs = PackedRuns("search", new_group, validation, [search.steps], search.divergence_factor)
-        diverged = sum(record.status == "diverged" for pack in runs.run(members, _silent) for _, record in pack)
+        records = []
+        with Interrupt() as interrupt, watching(EXPERIMENT, "search", folder / "state") as watch:
+            runs = PackedRuns(
+                "search",
+                new_group,
+                validation,
+                [search.steps],
+                search.divergence_factor,
+                state=folder / "state",
+                interrupt=interrupt,
+                watch=watch,
+            )
+            runs.run(members, records.extend)
+        diverged = sum(record.status == "diverged" for _, record in records)
         sizes = ", ".join(f"{size}: {seconds * 1e3:.1f}" for size, seconds in runs.seconds.items())
         print(f"packs of {runs.size}; ms per trial and step by trials at once {sizes}; {diverged} diverged", flush=True)
         return
     for member in members:
-        (record,) = run_group(new_group([member]), validation, [search.steps], search.divergence_factor, _silent)
-        print(f"alone: {record.status}", flush=True)
+        run = PackRun(new_group, [member])
+        for _ in run.steps(validation, [search.steps], search.divergence_factor, _silent):
+            pass
+        print(f"alone: {run.records()[0].status}", flush=True)
 
 
 def _silent(*arguments: object, **columns: object) -> None:
@@ -129,11 +146,12 @@ def _write_store(config: Experiment, folder: Path) -> None:
         folder,
         StoreInfo(
             format="mudit-latents",
-            version=2,
+            version=3,
             source=made_up,
             encoder=made_up,
             latent_shape=(model.channels, model.image_size, model.image_size),
             latent_scale=1.0,
+            moments="float32",
             has_std=False,
             flip=False,
             num_classes=1,
@@ -142,12 +160,16 @@ def _write_store(config: Experiment, folder: Path) -> None:
                 token_dim=model.text_dim,
                 pooled_dim=model.pooled_dim,
                 max_tokens=config.data.captions.max_tokens,
+                cut=0,
+                storage="float16",
+                relative_error=0.0,
+                section=None,
                 encoders={"tokens": made_up, "pooled": made_up},
                 subjects=None,
             ),
             features=FeatureInfo(grid=grid, dim=model.alignment.features, encoder=made_up),
             splits=splits,
-            corrupt={"count": 0, "names": []},
+            corrupt={"count": 0, "without_caption": 0, "names": [], "file": None, "unused_captions": 0},
         ),
     )
 

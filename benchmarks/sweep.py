@@ -23,6 +23,7 @@ from mudit.data.reader import LatentStore
 from mudit.parametrization.table import table_for
 from mudit.stages import Job
 from mudit.train.group import Member, TrialGroup
+from mudit.train.knobs import Knobs
 
 CONFIG = Path(__file__).resolve().parent.parent / "config.yaml"
 EXPERIMENT = "dit-digits"
@@ -34,7 +35,7 @@ def main() -> None:
     config = load(CONFIG).experiments[EXPERIMENT]
     if arguments.child:
         width, log2_lr, folder = int(arguments.child[0]), float(arguments.child[1]), Path(arguments.child[2])
-        _train(config, LatentStore.open(folder), width, [Member(log2_lr, 0)], arguments.steps)
+        _train(config, LatentStore.open(folder), width, [_member(config, log2_lr)], arguments.steps)
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "data"
@@ -50,7 +51,7 @@ def main() -> None:
 
 
 def _measure(config: Experiment, folder: Path, width: int, arguments: argparse.Namespace) -> dict[str, float]:
-    members = [Member(-9.0 + index, 0) for index in range(arguments.trials)]
+    members = [_member(config, -9.0 + index) for index in range(arguments.trials)]
     store = LatentStore.open(folder)
 
     def alone() -> None:
@@ -60,7 +61,7 @@ def _measure(config: Experiment, folder: Path, width: int, arguments: argparse.N
     def processes() -> None:
         for member in members:
             command = [sys.executable, __file__, "--steps", str(arguments.steps), "--threads", str(arguments.threads)]
-            subprocess.run([*command, "--child", str(width), str(member.log2_lr), str(folder)], check=True)
+            subprocess.run([*command, "--child", str(width), str(member.knobs.log2_lr), str(folder)], check=True)
 
     def packed() -> None:
         _train(config, store, width, members, arguments.steps)
@@ -73,6 +74,10 @@ def _train(config: Experiment, store: LatentStore, width: int, members: list[Mem
     group = TrialGroup(config, store, table_for(config.model, width, "mup"), members, config.train.batch_size)
     for step in range(steps):
         group.step(step)
+
+
+def _member(config: Experiment, log2_lr: float) -> Member:
+    return Member(Knobs.of(config, log2_lr, config.train.batch_size), 0)
 
 
 def _seconds(way: object) -> float:

@@ -1,7 +1,8 @@
 """The stage `search`: random search of the base hyperparameters on the proxy (paper, MMDiT: 80 trials).
 
 Every trial is run with the first seed; the best `confirm` of them are run with the other seeds too, and the lowest mean over seeds
-wins, so that a lucky seed does not decide. Finished runs are kept in `job.state`, so a killed search goes on where it stopped.
+wins, so that a lucky seed does not decide. The job's processes share the runs. Finished runs and checkpoints of unfinished ones are
+kept in `job.state`, so a killed search goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 from mudit.config.search import SearchSection
 from mudit.data.reader import LatentStore
+from mudit.distributed import World, broadcast
 from mudit.errors import GridEdgeError
-from mudit.logs import progress
+from mudit.interrupt import Interrupt
 from mudit.models.flops import inference_flops, train_flops
 from mudit.parametrization.table import table_for
 from mudit.search.records import FILE, Draw, SearchResult, SearchRun, SearchTrial, Sensitivity
@@ -22,7 +25,8 @@ from mudit.search.sensitivity import MIN_TRIALS, sensitivities
 from mudit.search.space import SearchStudy, distributions, ranges
 from mudit.select.records import finite
 from mudit.sweep.records import Journal, RunRecord
-from mudit.sweep.trials import PackedRuns
+from mudit.sweep.trials import PackedRuns, PackRecords, micro_batch_of
+from mudit.sweep.watch import watching
 from mudit.train.device import compute_device
 from mudit.train.group import Member, TrialGroup
 from mudit.train.validation import ValidationSet
@@ -39,30 +43,54 @@ def run(job: Job) -> dict[str, object]:
     store = LatentStore.open(job.inputs["data"])
     store.check_fits(config.model)
     table = table_for(config.model, search.width, search.scheme)
-    study = SearchStudy(search, job.state / "optuna.log")
+    world, micro_batch = World.of_environment(), micro_batch_of(job)
+    study = SearchStudy(search, job.state / "optuna.log") if world.main else None
+    draws: list[Draw] = broadcast(study.draws if study else [])
     journal = Journal(job.state / "runs.jsonl", SearchRun)
+    first, *others = search.seeds
 
     def new_group(members: Sequence[Member]) -> TrialGroup:
-        return TrialGroup(config, store, table, members, search.batch_size)
+        return TrialGroup(config, store, table, members, search.batch_size, micro_batch)
 
-    runs = PackedRuns("search", new_group, ValidationSet(store, config), [search.steps], search.divergence_factor)
-    first, *others = search.seeds
-    with progress(0, "search") as bar:
+    def tell() -> None:
+        if study:
+            study.tell({r.trial: finite(r.loss(search.steps)) for r in journal.records if r.seed == first})
 
-        def run_all(numbers: Sequence[int], seeds: Sequence[int]) -> None:
-            done = {(record.trial, record.seed) for record in journal.records}
-            wanted = [(number, seed) for seed in seeds for number in numbers if (number, seed) not in done]
-            bar.extend(len(wanted) * search.steps)
-            trials = iter(wanted)
-            for pack in runs.run([Member(study.draws[number].knobs, seed) for number, seed in wanted], bar.advance):
-                journal.append([SearchRun(trial=next(trials)[0], **record.model_dump()) for _, record in pack])
-                study.tell({r.trial: finite(r.loss(search.steps)) for r in journal.records if r.seed == first})
+    def run_all(numbers: Sequence[int], seeds: Sequence[int]) -> None:
+        done = {(record.trial, record.seed) for record in journal.records}
+        wanted: dict[Member, list[int]] = {}  # draws of narrow ranges may repeat
+        for seed, number in product(seeds, numbers):
+            if (number, seed) not in done:
+                wanted.setdefault(Member(draws[number].knobs, seed), []).append(number)
 
+        def finished(pack: PackRecords) -> None:
+            journal.append([SearchRun(trial=n, **record.model_dump()) for member, record in pack for n in wanted[member]])
+            watch.finished(len(journal.records))
+            tell()
+
+        runs.run(list(wanted), finished)
+        journal.share()
+        watch.finished(len(journal.records))
+        tell()
+
+    with Interrupt() as interrupt, watching(f"{job.experiment}/search", "search", job.state) as watch:
+        runs = PackedRuns(
+            "search",
+            new_group,
+            ValidationSet(store, config),
+            [search.steps],
+            search.divergence_factor,
+            state=job.state,
+            interrupt=interrupt,
+            watch=watch,
+        )
         run_all(range(search.trials), [first])
-        study.tell({r.trial: finite(r.loss(search.steps)) for r in journal.records if r.seed == first})
         finalists = _finalists(journal.records, search)
         run_all(finalists, others)
-    trials = [_trial(number, draw, journal.records, search) for number, draw in enumerate(study.draws)]
+    if not world.main:
+        return {}
+    runs.close()
+    trials = [_trial(number, draw, journal.records, search) for number, draw in enumerate(draws)]
     confirmed = sorted((number for number in finalists if trials[number].mean is not None), key=lambda n: (trials[n].mean, n))
     if not confirmed:
         what = f"the best {len(finalists)} diverged under another seed" if finalists else f"all {search.trials} trials diverged"

@@ -1,6 +1,7 @@
-"""The stage `sweep`: all learning rates and seeds of one setting (scheme, width, batch size), in one process.
+"""The stage `sweep`: all learning rates and seeds of one setting (scheme, width, batch size), shared among the job's processes.
 
-Finished trials are kept in `job.state`, so a killed sweep goes on where it stopped.
+Finished trials and checkpoints of unfinished ones are kept in `job.state`, so a killed sweep goes on where it stopped, with as many
+processes as there are then.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from typing import TYPE_CHECKING
 
 from mudit.config.models import ModelSection
 from mudit.data.reader import LatentStore
-from mudit.logs import progress
+from mudit.distributed import World
+from mudit.interrupt import Interrupt
 from mudit.models.flops import inference_flops, train_flops
 from mudit.parametrization.table import table_for
 from mudit.runs import Setting
 from mudit.sweep.plan import Grid, next_trials
 from mudit.sweep.records import Journal, TrialRecord, losses
 from mudit.sweep.settings import settings
-from mudit.sweep.trials import PackedRuns
+from mudit.sweep.trials import PackedRuns, PackRecords, micro_batch_of
+from mudit.sweep.watch import watching
 from mudit.train.device import compute_device
 from mudit.train.group import Member, TrialGroup
 from mudit.train.knobs import Knobs
@@ -29,7 +32,10 @@ if TYPE_CHECKING:
 
 
 def run(job: Job) -> dict[str, object]:
-    """Write `trials.json`: the setting, its horizons and a record per trial, ordered by seed and learning rate."""
+    """Write `trials.json`: the setting, its horizons and a record per trial, ordered by seed and learning rate.
+
+    Every process plans from the same records, so all run the same rounds; rank 0 writes.
+    """
     config, setting = job.config, Setting.parse(job.key)
     horizons = settings(config.sweep)[setting]
     store = LatentStore.open(job.inputs["data"])
@@ -43,16 +49,33 @@ def run(job: Job) -> dict[str, object]:
         seeds=tuple(config.sweep.seeds),
     )
 
-    def new_group(members: Sequence[Member]) -> TrialGroup:
-        return TrialGroup(config, store, table, members, setting.batch_size)
+    world, micro_batch = World.of_environment(), micro_batch_of(job)
 
-    runs = PackedRuns(setting.name, new_group, ValidationSet(store, config), horizons, config.sweep.divergence_factor)
-    with progress(0, setting.name) as bar:
+    def new_group(members: Sequence[Member]) -> TrialGroup:
+        return TrialGroup(config, store, table, members, setting.batch_size, micro_batch)
+
+    def finished(pack: PackRecords) -> None:
+        journal.append([TrialRecord(log2_lr=member.knobs.log2_lr, **record.model_dump()) for member, record in pack])
+        watch.finished(len(journal.records))
+
+    with Interrupt() as interrupt, watching(f"{job.experiment}/sweep/{job.key}", setting.name, job.state) as watch:
+        runs = PackedRuns(
+            setting.name,
+            new_group,
+            ValidationSet(store, config),
+            horizons,
+            config.sweep.divergence_factor,
+            state=job.state,
+            interrupt=interrupt,
+            watch=watch,
+        )
         while wanted := next_trials(grid, losses(journal.records, horizons), horizons):
-            bar.extend(len(wanted) * horizons[-1])
-            members = [Member(Knobs.of(config, log2_lr), seed) for log2_lr, seed in wanted]
-            for pack in runs.run(members, bar.advance):
-                journal.append([TrialRecord(log2_lr=member.knobs.log2_lr, **record.model_dump()) for member, record in pack])
+            runs.run([Member(Knobs.of(config, log2_lr, setting.batch_size), seed) for log2_lr, seed in wanted], finished)
+            journal.share()
+            watch.finished(len(journal.records))
+    if not world.main:
+        return {}
+    runs.close()
     records = sorted(journal.records, key=lambda record: (record.seed, record.log2_lr))
     result = {
         "setting": {

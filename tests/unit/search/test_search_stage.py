@@ -1,4 +1,4 @@
-"""The stage `search`: ranks by seeds, diverged trials as results, and a kill that changes no byte."""
+"""The stage `search`: ranks by seeds, diverged trials as results, and what changes no byte: kills, and more processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from mudit.search import stage
 from mudit.search.records import SearchResult
 from mudit.stages import Job
 from mudit.sweep import trials as sweep_trials
+from mudit.sweep.running import PackRun
 from support import ROOT, changed
 
 from .test_space import section
@@ -89,13 +91,13 @@ def test_too_few_trials_say_nothing_about_sensitivity(desk, digits_folder, tmp_p
 
 def test_a_hyperparameter_that_is_searched_is_what_the_run_uses(desk, digits_folder, tmp_path, monkeypatch):
     seen = []
-    run_group = sweep_trials.run_group
 
-    def watched(group, *rest):
-        seen.extend(group.members)
-        return run_group(group, *rest)
+    class Watched(PackRun):
+        def __init__(self, new_group, members, checkpoint):
+            seen.extend(members)
+            super().__init__(new_group, members, checkpoint)
 
-    monkeypatch.setattr(sweep_trials, "run_group", watched)
+    monkeypatch.setattr(sweep_trials, "PackRun", Watched)
     result, _ = _search(_config(desk, trials=3, confirm=1), digits_folder, tmp_path)
     assert [member.knobs for member in seen[:3]] == [trial.draw.knobs for trial in result.trials]
 
@@ -115,33 +117,40 @@ sys.path[:0] = [{tests!r}]
 from support import changed
 from mudit.config.load import load
 from mudit.config.search import SearchSection
+from mudit.distributed import joined
 from mudit.search import stage
 from mudit.stages import Job
 from mudit.sweep import trials
-trials.measure_group_size = lambda make, members: (4, {{}})  # short packs, so that kills fall between them too
+trials.measure_group_size = lambda make, members, rehearse: (4, {{}})  # short packs, so that kills fall between them too
 config = load(Path({config!r})).experiments["dit-digits"]
 config = changed(config, search=SearchSection.model_validate_json({search!r}), validation__images=16, validation__draws=1)
 out, state = Path(sys.argv[1]), Path(sys.argv[2])
+trials.SAVE_EVERY_S = float(sys.argv[3])
 out.mkdir(parents=True, exist_ok=True)
-stage.run(Job("dit-digits", config, "", {{"data": Path({data!r})}}, out, state))
+with joined():
+    stage.run(Job("dit-digits", config, "", {{"data": Path({data!r})}}, out, state))
 """
 
 
+@pytest.fixture(scope="module")
+def script(desk, digits_folder, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("script") / "search.py"
+    search = _config(desk).search.model_dump_json()
+    path.write_text(
+        SCRIPT.format(tests=str(ROOT / "tests"), config=str(ROOT / "config.yaml"), data=str(digits_folder), search=search)
+    )
+    return path
+
+
 def _lines(state: Path) -> int:
-    journal = state / "runs.jsonl"
-    return journal.read_text().count("\n") if journal.exists() else 0
+    return sum(journal.read_text().count("\n") for journal in state.glob("runs*.jsonl"))
 
 
 @pytest.mark.slow
-def test_kills_change_no_byte(desk, digits_folder, finished, tmp_path):
+def test_kills_change_no_byte(script, finished, tmp_path):
     """SIGKILL among the trials, then among the confirming runs; packs are of another size than the reference's."""
-    script = tmp_path / "search.py"
-    search = _config(desk).search.model_dump_json()
-    script.write_text(
-        SCRIPT.format(tests=str(ROOT / "tests"), config=str(ROOT / "config.yaml"), data=str(digits_folder), search=search)
-    )
     out, state = tmp_path / "out", tmp_path / "state"
-    command = [sys.executable, script, out, state]
+    command = [sys.executable, script, out, state, "600"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for wanted in (7, 24):
         process = subprocess.Popen(command, env=environment)
@@ -159,3 +168,34 @@ def test_kills_change_no_byte(desk, digits_folder, finished, tmp_path):
     runs = [json.loads(line) for line in (state / "runs.jsonl").read_text().splitlines()]
     assert len({(run["trial"], run["seed"]) for run in runs}) == len(runs) == 28, "finished runs were not repeated"
     assert all(math.isfinite(loss["mse"]) for run in runs for loss in run["losses"].values())
+
+
+def _start(script: Path, out: Path, state: Path, processes: int) -> list[subprocess.Popen[bytes]]:
+    """The processes of one job, as torchrun starts them; a checkpoint after every step."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [
+        subprocess.Popen([sys.executable, script, out, state, "0"], env={**os.environ, **shared, "RANK": str(rank)})
+        for rank in range(processes)
+    ]
+
+
+@pytest.mark.slow
+def test_processes_share_the_trials_and_change_no_byte(script, finished, tmp_path):
+    """Two are stopped in good order, the one process that goes on is killed inside a pack, two finish."""
+    out, state = tmp_path / "out", tmp_path / "state"
+    for processes, wanted, number, code in ((2, 4, signal.SIGTERM, 75), (1, 10, signal.SIGKILL, -signal.SIGKILL)):
+        started = _start(script, out, state, processes)
+        deadline = time.monotonic() + 60
+        while not (_lines(state) >= wanted and any(state.glob("packs/*/step-*.json"))):
+            assert all(process.poll() is None for process in started) and time.monotonic() < deadline
+            time.sleep(0.001)
+        for process in started:
+            process.send_signal(number)
+        assert [process.wait() for process in started] == [code] * processes
+    assert [process.wait() for process in _start(script, out, state, 2)] == [0, 0]
+    assert (out / "search.json").read_bytes() == (finished[2] / "out/search.json").read_bytes()
+    assert _lines(state) == 28 and not (state / "packs").exists()
+    assert {path.name for path in state.glob("runs*.jsonl")} == {"runs.jsonl", "runs.rank1.jsonl"}

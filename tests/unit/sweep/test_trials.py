@@ -1,14 +1,18 @@
-"""Running groups: horizons, divergence as a result, packs, the journal."""
+"""Running packs: horizons, divergence as a result, the journal."""
 
 from __future__ import annotations
 
+import errno
 import math
 
 import pytest
 
+from mudit.interrupt import Interrupt
 from mudit.parametrization.table import table_for
+from mudit.sweep import packs as packs_module
 from mudit.sweep.records import Journal, TrialRecord, losses
-from mudit.sweep.trials import PackedRuns, run_group
+from mudit.sweep.running import PackRun
+from mudit.sweep.trials import PackedRuns
 from mudit.train.group import Member, TrialGroup
 from mudit.train.knobs import Knobs
 from mudit.train.validation import ValidationSet
@@ -26,8 +30,26 @@ def _group(desk, digits, members, scheme="sp", width=32):
     return TrialGroup(desk, digits, table_for(desk.model, width, scheme), members, 16)
 
 
-def _run(desk, digits, members, horizons=(10, 20), factor=2.0):
-    return run_group(_group(desk, digits, members), ValidationSet(digits, desk), horizons, factor, _silent)
+def _run(desk, digits, members, horizons=(10, 20), factor=2.0, advance=_silent):
+    run = PackRun(lambda some: _group(desk, digits, some), members)
+    assert sum(1 for _ in run.steps(ValidationSet(digits, desk), horizons, factor, advance)) < horizons[-1]
+    return run.records()
+
+
+class _Watch:
+    """Counts what it is told."""
+
+    def __init__(self):
+        self.expected = self.done = 0
+
+    def expect(self, trial_steps):
+        self.expected += trial_steps
+
+    def advance(self, trial_steps, **columns):
+        self.done += trial_steps
+
+    def waiting(self):
+        raise AssertionError("one process never waits")
 
 
 def test_a_diverged_trial_is_recorded_stops_and_changes_no_other(desk, digits, monkeypatch):
@@ -57,27 +79,56 @@ def test_a_group_in_which_all_diverge_ends(desk, digits):
 
 
 def test_progress_counts_the_steps_that_divergence_saves(desk, digits):
-    counted = []
-    run_group(
-        _group(desk, digits, [_member(-8, 0), _member(3, 0)]),
-        ValidationSet(digits, desk),
-        (20,),
-        2.0,
-        lambda count, **columns: counted.append(count),
-    )
-    assert sum(counted) == 40
+    watch = _Watch()
+    _run(desk, digits, [_member(-8, 0), _member(3, 0)], horizons=(20,), advance=watch.advance)
+    assert watch.done == 40
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_packs_of_any_size_give_the_same_records(desk, digits, monkeypatch, size):
-    monkeypatch.setattr("mudit.sweep.trials.measure_group_size", lambda make, members: (size, {size: 0.001}))
+def test_packs_of_any_size_give_the_same_records(desk, digits, monkeypatch, tmp_path, size):
+    monkeypatch.setattr("mudit.sweep.trials.measure_group_size", lambda make, members, rehearse: (size, {size: 0.001}))
     members = [_member(log2_lr, seed) for seed in (0, 1) for log2_lr in (-8, 3)]
-    runs = PackedRuns("test", lambda some: _group(desk, digits, some), ValidationSet(digits, desk), (10,), 2.0)
-    packs = list(runs.run(members, _silent))
+    watch, packs = _Watch(), []
+    with Interrupt() as interrupt:
+        runs = PackedRuns(
+            "test",
+            lambda some: _group(desk, digits, some),
+            ValidationSet(digits, desk),
+            (10,),
+            2.0,
+            state=tmp_path,
+            interrupt=interrupt,
+            watch=watch,
+        )
+        runs.run(members, packs.append)
+        runs.run([], packs.append)
     assert [len(pack) for pack in packs] == {1: [1] * 4, 2: [2, 2], 5: [4]}[size]
     assert [member for pack in packs for member, _ in pack] == members
     assert [record for pack in packs for _, record in pack] == _run(desk, digits, members, horizons=(10,))
-    assert list(runs.run([], _silent)) == []
+    assert watch.done == watch.expected == 40
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(desk, digits, monkeypatch, tmp_path, caplog, code):
+    """Every second checkpoint fails; what the run records stays the same."""
+    monkeypatch.setattr("mudit.sweep.trials.measure_group_size", lambda make, members, rehearse: (2, {}))
+    monkeypatch.setattr("mudit.sweep.trials.SAVE_EVERY_S", 0.0)
+    save, saved = packs_module.save_tensors, []
+
+    def sometimes(tensors, path):
+        saved.append(path)
+        if len(saved) % 2 == 0:
+            raise OSError(code, "no space", str(path))
+        save(tensors, path)
+
+    monkeypatch.setattr(packs_module, "save_tensors", sometimes)
+    members, records = [_member(-8, 0), _member(-7, 0)], []
+    with Interrupt() as interrupt:
+        make, validation = (lambda some: _group(desk, digits, some)), ValidationSet(digits, desk)
+        runs = PackedRuns("test", make, validation, (10,), 2.0, state=tmp_path, interrupt=interrupt, watch=_Watch())
+        runs.run(members, records.extend)
+    assert [record for _, record in records] == _run(desk, digits, members, horizons=(10,))
+    assert len(saved) == 9 and caplog.text.count("the disk is full") == 4
 
 
 def test_one_run_serves_every_horizon(desk, digits):
