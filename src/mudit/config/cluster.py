@@ -24,6 +24,12 @@ class Workers(Section):
         return self.nodes * self.per_node
 
 
+class EncodeWorkers(Workers):
+    """Processes that share the shards of the latent store."""
+
+    micro_batch: PositiveInt | None = Field(description="images per call of the encoders; null: 32")
+
+
 class TrialWorkers(Workers):
     """Processes that share the trials of a sweep or search: each trial runs on one of them."""
 
@@ -41,10 +47,18 @@ class TrainWorkers(Workers):
     compile: bool = Field(description="compile the blocks with torch.compile")
 
 
+class ExpectSection(Section):
+    """What `mudit plan` takes for granted of data that it cannot count before the store is made."""
+
+    images: PositiveInt = Field(description="images of the whole source, before data.share")
+    caption_tokens: float | None = Field(gt=0, description="tokens of a caption on average; null: data.captions.max_tokens")
+
+
 class ExecutionSection(Section):
     """How stages of one experiment run. A stage that is left out runs in one process."""
 
-    data: Workers | None = Field(default=None, description="encoding into the store")
+    expect: ExpectSection | None = Field(default=None, description="size of the data, for the plan")
+    data: EncodeWorkers | None = Field(default=None, description="encoding into the store")
     sweep: TrialWorkers | None = Field(default=None, description="each sweep")
     search: TrialWorkers | None = Field(default=None, description="the random search")
     train: TrainWorkers | None = Field(default=None, description="each target run")

@@ -1,0 +1,225 @@
+"""What of a study fits into a budget, and what it can still test. Imports no torch.
+
+Cuts are made in one stated order until the expected hours fit: what the paper's first claim, transfer over widths, stands on goes
+last. If the whole ladder is not enough, the dearest experiment is left out and it starts again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from mudit.config.schema import Config
+from mudit.errors import ConfigError
+from mudit.plan.study import study_plan
+from mudit.stages import experiments
+
+Raw = dict[str, Any]  # sections of one experiment, as in the file
+_SECTIONS = ("data", "optimizer", "validation", "sweep", "search", "transfer", "train", "sample", "evaluate")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One step of the ladder."""
+
+    what: str
+    change: Callable[[Raw], None]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The study that fits."""
+
+    study: str
+    budget: float
+    hours: float
+    cuts: list[str]
+    left_out: list[str]
+    claims: list[str]
+    config: Config
+    fragment: str  # YAML that replaces these sections of these experiments
+
+    def text(self) -> str:
+        """What is proposed, what it can test, and what to paste."""
+        head = [f"{self.study}: {self.hours:,.0f} of {self.budget:g} processor-hours"]
+        halvings = self.cuts.count(_HALF.what)
+        head += [f"cut: {cut}" for cut in self.cuts if cut != _HALF.what]
+        head += [f"cut: all numbers of steps to 1/{2**halvings}"] if halvings else []
+        head += ["nothing is cut"] if not self.cuts else []
+        head += [f"left out: {name}" for name in self.left_out]
+        return "\n".join([*head, *self.claims, "# replace these sections in config.yaml", self.fragment])
+
+
+def parse_hours(text: str) -> float:
+    """`200h` or `200` -> 200.0. Raises ConfigError."""
+    try:
+        hours = float(text.removesuffix("h"))
+    except ValueError:
+        raise ConfigError(f"plan --budget {text}: not hours; write for example 200h") from None
+    if not 0 < hours < float("inf"):
+        raise ConfigError(f"plan --budget {text}: must be above 0")
+    return hours
+
+
+def propose(config: Config, study: str | None, budget: float) -> Proposal:
+    """The first study on the ladder that costs at most `budget` processor-hours. Raises ConfigError with the least if none does."""
+    name, names = study or config.study, experiments(config, study)
+    left_out: list[str] = []
+    least = float("inf")
+    while names:
+        raw = {each: _dump(config, each) for each in names}
+        done: list[str] = []
+        for cut in (None, *_LADDER):
+            if cut is not None:
+                for sections in raw.values():
+                    cut.change(sections)
+                done = [*done, cut.what]
+            proposed = _with(config, raw)
+            hours = study_plan(proposed, "proposal").total.hours
+            least = min(least, hours)
+            if hours <= budget:
+                return Proposal(name, budget, hours, done, left_out, _claims(proposed, names), proposed, _fragment(config, raw))
+        costs = {each: study_plan(config, each).total.hours for each in names}
+        left_out.append(max(names, key=costs.__getitem__))
+        names = [each for each in names if each not in left_out]
+    raise ConfigError(f"plan --budget {budget:g}h: nothing of {name} fits; the least is {least:,.1f} processor-hours")
+
+
+def _dump(config: Config, name: str) -> Raw:
+    raw: Raw = config.experiments[name].model_dump(mode="json")
+    # What is left out of the file must stay left out; only execution's stages have defaults besides whole sections.
+    return {key: value for key, value in raw.items() if value is not None}
+
+
+def _with(config: Config, raw: dict[str, Raw]) -> Config:
+    """The configuration with these experiments changed, validated, and a study `proposal` of them."""
+    whole = {
+        "study": "proposal",
+        "studies": {"proposal": list(raw)},
+        "experiments": raw,
+        "cluster": config.cluster.model_dump(mode="json"),
+    }
+    return Config.model_validate_json(json.dumps(whole), strict=True)
+
+
+def _fragment(config: Config, raw: dict[str, Raw]) -> str:
+    changed: Raw = {}
+    for name, sections in raw.items():
+        before = _dump(config, name)
+        sections = {key: sections[key] for key in _SECTIONS if sections.get(key) != before.get(key)}
+        if sections:
+            changed[name] = sections
+    return yaml.safe_dump({"experiments": changed}, sort_keys=False, default_flow_style=None, width=130)
+
+
+def _shorter(raw: Raw) -> None:
+    """Half of all steps, and of what is counted in steps."""
+
+    def half(section: Raw | None, *keys: str) -> None:
+        for key in keys:
+            if section is not None and isinstance(section.get(key), int):
+                section[key] = max(1, section[key] // 2)
+
+    sweep = raw.get("sweep") or {}
+    for axis in ("widths", "batch_sizes", "output_mults", "tuned"):
+        half(sweep.get(axis), "steps")
+    if sweep.get("steps"):
+        sweep["steps"]["steps"] = sorted({max(1 + place, steps // 2) for place, steps in enumerate(sweep["steps"]["steps"])})
+    half(raw.get("transfer"), "proxy_steps")
+    half(raw.get("search"), "steps")
+    if raw.get("search"):
+        raw["search"]["warmup_steps"]["high"] = max(
+            raw["search"]["warmup_steps"]["low"] + 1, raw["search"]["warmup_steps"]["high"] // 2
+        )
+    half(raw.get("train"), "steps", "eval_every", "checkpoint_every", "keep_every")
+    if raw["optimizer"]["warmup_steps"]:
+        raw["optimizer"]["warmup_steps"] //= 2
+
+
+def _fewer_images(raw: Raw) -> None:
+    if raw.get("sample"):
+        raw["sample"]["images"] = min(raw["sample"]["images"], 5_000)
+    if raw.get("evaluate"):
+        raw["evaluate"]["kid_subset_size"] = min(raw["evaluate"]["kid_subset_size"], 500)
+
+
+def _share(share: float, held_out: int) -> Callable[[Raw], None]:
+    def change(raw: Raw) -> None:
+        data = raw["data"]
+        if data["source"]["kind"] in ("sklearn-digits", "emoji"):
+            return  # small enough
+        data["share"] = min(data["share"], share)
+        data["validation_images"] = min(data["validation_images"], held_out)
+        raw["validation"]["images"] = min(raw["validation"]["images"], data["validation_images"])
+
+    return change
+
+
+def _no_axes(raw: Raw) -> None:
+    if raw.get("sweep"):
+        raw["sweep"] |= {"batch_sizes": None, "steps": None}
+
+
+def _one_seed(raw: Raw) -> None:
+    for section in ("sweep", "search"):
+        if raw.get(section):
+            raw[section]["seeds"] = raw[section]["seeds"][:1]
+
+
+def _one_width(raw: Raw) -> None:
+    if raw.get("sweep"):
+        widths = raw["sweep"]["widths"]
+        proxy = (raw.get("transfer") or {}).get("proxy_width", min(widths["width"]))
+        widths["width"] = [proxy]
+
+
+_HALF = Cut("half of the steps of everything", _shorter)
+_LADDER = (
+    Cut("5,000 sampled images", _fewer_images),
+    *[_HALF] * 3,
+    Cut("a tenth of the data", _share(0.1, 5_000)),
+    Cut("no sweeps over batch sizes and steps", _no_axes),
+    *[_HALF] * 3,
+    Cut("a hundredth of the data", _share(0.01, 1_000)),
+    Cut("one seed in sweeps and searches", _one_seed),
+    Cut("one width: the proxy", _one_width),
+    *[_HALF] * 4,
+)
+
+
+def _claims(config: Config, names: list[str]) -> list[str]:
+    """What the proposal can test and what it cannot, by the paper's headline claims."""
+    lines = []
+    for name in names:
+        experiment = config.experiments[name]
+        lines.append(f"{name}: H1 can be tested: the gate is run whole")
+        if experiment.has("sweep"):
+            lines += [f"{name}: {line}" for line in _transfer_claims(experiment.sweep.model_dump(mode="json"))]
+        if experiment.has("train"):
+            claim = {"dit": "H3", "pixart": "H4", "mmdit": "H5"}.get(experiment.model.family, "the comparison of arms")
+            arms = list(experiment.train.arms)
+            seeds = len(experiment.train.seeds)
+            spread = "with an interval" if seeds > 1 else "without an interval: one seed"
+            can = "can be tested" if len(arms) > 1 else "cannot be tested: one arm"
+            lines.append(f"{name}: {claim} {can}, at {experiment.train.steps:,} steps, {spread}")
+    return lines
+
+
+def _transfer_claims(sweep: Raw) -> list[str]:
+    widths, seeds = len(sweep["widths"]["width"]), len(sweep["seeds"])
+    if widths < 2:
+        width = "H2 over widths cannot be tested: one width has no drift"
+    elif seeds < 2 or widths < 3:
+        why = "one seed" if seeds < 2 else "fewer than three widths"
+        width = f"H2 over widths can be looked at, without an interval of the drift: {why}"
+    else:
+        width = f"H2 over widths can be tested: {widths} widths, {seeds} seeds"
+    axes = [
+        f"H2 over {label} {'can be tested' if sweep[axis] else 'cannot be tested: no sweep over them'}"
+        for axis, label in (("batch_sizes", "batch sizes"), ("steps", "steps"))
+    ]
+    return [width, *axes]

@@ -1,0 +1,141 @@
+"""A plan as a table for people, as plain lines for logs, and as JSON. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from mudit.plan.hardware import PROCESSORS
+from mudit.plan.study import StudyPlan, Total
+
+_HEAD = ("experiment", "rule", "jobs", "in slices", "EFLOP", "hours", "at most", "longest h", "results", "state", "files")
+_NARROWEST = 140  # columns
+_UNITS = ((10**15, "PB"), (10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
+
+
+def lines(plan: StudyPlan) -> list[str]:
+    """Aligned columns without decoration, and what the numbers stand on."""
+    rows = [_HEAD, *_rows(plan)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    text = []
+    for row in rows:
+        cells = zip(row, widths, strict=True)
+        text.append("  ".join(_aligned(cell, width, column) for column, (cell, width) in enumerate(cells)).rstrip())
+    return [*text, "", *notes(plan)]
+
+
+def table(plan: StudyPlan) -> None:
+    """The same on a terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title=f"study {plan.name}", title_justify="left")
+    for column, name in enumerate(_HEAD):
+        shown.add_column(name, justify="left" if column < 2 else "right", no_wrap=True)
+    *rows, total = _rows(plan)
+    for row in rows:
+        shown.add_row(*row)
+    shown.add_section()
+    shown.add_row(*total, style="bold")
+    console = Console()
+    console.width = max(console.width, _NARROWEST)
+    console.print(shown)
+    for note in notes(plan):
+        console.print(note, highlight=False)
+
+
+def notes(plan: StudyPlan) -> list[str]:
+    """What the totals mean, and what they stand on."""
+    cluster, total = plan.cluster, plan.total
+    unit = "GPU-hours" if PROCESSORS[cluster.gpu].gpu else "core-hours"
+    per = {name: PROCESSORS[cluster.gpu].peak(name) / 1e12 for name in ("fp32", "tf32", "bf16")}
+    peaks = ", ".join(f"{name} {peak:g}" for name, peak in per.items())
+    text = [
+        f"{hours(total.hours)} {unit} expected, {hours(total.worst_hours)} at most (sweeps whose grids grow to their ends)",
+        f"on {cluster.nodes} x {cluster.per_node} {cluster.gpu}: {_wall(plan.wall_hours)} expected, {_wall(plan.worst_wall_hours)} "
+        f"at most, if nothing waits in a queue; jobs longer than {cluster.job_hours:g} h run in slices",
+        f"disk {size(total.bytes)} at most, {size(total.result_bytes)} of it results; {total.files:,} files",
+    ]
+    if plan.price is not None:
+        text.append(f"price {plan.price:,.0f} at {cluster.price_per_hour:g} per hour")
+    text.append(
+        f"hours are at {cluster.utilisation:.0%} of the peak ({peaks} TFLOP/s), without starting, queueing, reading, decoding"
+    )
+    return text
+
+
+def as_json(plan: StudyPlan) -> str:
+    """Every number, unrounded: hours are processor-hours, bytes bytes."""
+    jobs = {
+        name: {
+            "rule": each.artefact.stage.name,
+            "nodes": each.nodes,
+            "per_node": each.per_node,
+            "processors": each.processors,
+            "flops": each.flops,
+            "worst_flops": each.worst_flops,
+            "wall_hours": each.hours,
+            "worst_wall_hours": each.worst_hours,
+            "hours": each.cost_hours,
+            "slices": each.slices(plan.cluster.job_hours),
+            "result_bytes": each.result_bytes,
+            "state_bytes": each.state_bytes,
+            "files": each.files,
+        }
+        for name, each in plan.jobs.items()
+    }
+    value = {
+        "study": plan.name,
+        "cluster": plan.cluster.model_dump(mode="json"),
+        "rules": {name: asdict(total) for name, total in plan.rules.items()},
+        "total": asdict(plan.total),
+        "wall_hours": plan.wall_hours,
+        "worst_wall_hours": plan.worst_wall_hours,
+        "price": plan.price,
+        "jobs": jobs,
+    }
+    return json.dumps(value, indent=1)
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units."""
+    for factor, unit in _UNITS:
+        if count >= factor:
+            return f"{count / factor:.3g} {unit}" if count < 999.5 * factor else f"{count / factor:.0f} {unit}"
+    return f"{count:.0f} B"
+
+
+def hours(count: float) -> str:
+    """Hours with as many digits as they deserve."""
+    return f"{count:,.0f}" if count >= 100 else f"{count:.1f}" if count >= 0.1 else "0" if count == 0 else "<0.1"
+
+
+def _rows(plan: StudyPlan) -> list[tuple[str, ...]]:
+    rows = [(*name.split(), *_cells(total)) for name, total in plan.rules.items()]
+    return [*rows, ("total", "", *_cells(plan.total))]
+
+
+def _cells(total: Total) -> Sequence[str]:
+    flops = f"{total.flops / 1e18:,.3g}" if total.flops < 1e21 else f"{total.flops / 1e18:,.0f}"
+    return (
+        str(total.jobs),
+        str(total.slices),
+        flops,
+        hours(total.hours),
+        hours(total.worst_hours),
+        hours(total.longest),
+        size(total.result_bytes),
+        size(total.state_bytes),
+        f"{total.files:,}",
+    )
+
+
+def _aligned(cell: str, width: int, column: int) -> str:
+    return cell.ljust(width) if column < 2 else cell.rjust(width)
+
+
+def _wall(count: float | None) -> str:
+    if count is None:
+        return "never (a job asks for more processors than there are)"
+    return f"{count / 24:,.1f} days" if count >= 48 else f"{hours(count)} hours"

@@ -1,0 +1,120 @@
+"""Each thing that stops a study, planted one at a time in the paper's: one line that names the place."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from mudit.config.load import load
+from mudit.config.schema import Config
+from mudit.errors import ConfigError, DataError, MuditError
+from mudit.plan.preflight import check
+from support import ROOT, changed
+
+DIT = "dit-imagenet"
+PLACES = ("data/imagenet/train", "models/sd-vae-ft-ema")
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """The paper's configuration in a folder that holds what DiT's data needs, on a disk with room."""
+    monkeypatch.chdir(tmp_path)
+    for place in PLACES:
+        (tmp_path / place).mkdir(parents=True)
+    return changed(load(ROOT / "config.yaml"), cluster__disk_gb=1e6)
+
+
+def _with(config: Config, **changes: object) -> Config:
+    return config.model_copy(update={"experiments": {DIT: changed(config.experiments[DIT], **changes)}})
+
+
+def _complaint(config: Config, **options: object) -> str:
+    with pytest.raises(MuditError) as error:
+        check(config, DIT, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_what_is_in_order_gives_the_table(config):
+    text = check(config, DIT)
+    assert text[0].split()[:2] == ["experiment", "rule"]
+    assert any(line.startswith("dit-imagenet  train") for line in text)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_missing_path(config, place):
+    Path(place).rmdir()
+    assert f"{place}: no such file or folder" in _complaint(config)
+
+
+def test_missing_captions(config):
+    with pytest.raises(DataError, match=r"pixart-sa1b\.data\.source\.path: data/sa-1b"):
+        check(config, "pixart-sa1b")
+
+
+def test_an_encoder_on_the_hub_needs_no_folder(config):
+    Path(PLACES[1]).rmdir()
+    assert check(_with(config, data__encoder_path="stabilityai/sd-vae-ft-ema@" + "0" * 40), DIT)
+
+
+def test_a_wrong_checksum(config):
+    weights = Path(PLACES[1]) / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(b"weights")
+    assert check(_with(config, data__encoder_sha256=hashlib.sha256(b"weights").hexdigest()), DIT)
+    assert "its SHA-256 is not" in _complaint(_with(config, data__encoder_sha256="0" * 64))
+
+
+def test_an_existing_store_needs_no_source(config):
+    Path(PLACES[0]).rmdir()
+    store = Path("results") / DIT / "data"
+    store.mkdir(parents=True)
+    (store / "manifest.json").touch()
+    (store / "store.json").write_text(json.dumps({"splits": {"train": {"count": 1_271_167}, "validation": {"count": 10_000}}}))
+    assert check(config, DIT)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"execution__train__nodes": 33}, "execution.train.nodes 33: the cluster has 32"),
+        ({"execution__train__per_node": 16}, "execution.train.per_node 16: a machine has 8"),
+        ({"execution__train__nodes": 3}, "24 processes do not divide a batch of 256"),
+        ({"execution__train__micro_batch": 3}, "micro_batch 3 does not divide the 8 images of each process"),
+        ({"execution__sweep__micro_batch": 100}, "micro_batch 100 does not divide the 256 images"),
+        ({"execution__sweep__micro_batch": None}, "sweep/mup_w576_b256 needs about"),
+        ({"train__width": 9216, "model__depth": 40}, "train needs about"),
+    ],
+)
+def test_processes_and_memory_that_do_not_fit(config, changes, complaint):
+    assert complaint in _complaint(_with(config, **changes))
+
+
+def test_what_does_not_fit_replicated_fits_sharded(config):
+    huge = {"train__width": 4608, "execution__train__checkpoint_activations": True}
+    assert "set train.parallel to sharded" in _complaint(_with(config, **huge))
+    sharded = _with(config, **huge, execution__train__parallel="sharded")
+    assert check(sharded, DIT)
+
+
+def test_a_plan_above_the_cap(config):
+    capped = changed(config, cluster__cap_hours=200.0)
+    assert "above cluster.cap_hours 200" in _complaint(capped)
+    assert "mudit plan dit-imagenet --budget 200h" in _complaint(capped)
+
+
+def test_a_disk_that_is_too_small(config):
+    assert "51 GB are cluster.disk_gb; make room" in _complaint(changed(config, cluster__disk_gb=51.0))
+    assert "above cluster.inodes 100" in _complaint(changed(config, cluster__inodes=100))
+
+
+def test_an_unknown_partition(config):
+    assert check(config, DIT, partitions=["gpu", "cpu"], wanted=["gpu"])
+    assert "did you mean 'gpu'?" in _complaint(config, partitions=["gpu", "cpu"], wanted=["gpus"])
+
+
+def test_a_hidden_default_is_not_a_path(config):
+    with pytest.raises(ConfigError, match="encoder_path is null"):
+        check(_with(config, data__encoder_path=None), DIT)
