@@ -3,8 +3,8 @@
 Parameter names are those of the published checkpoints. adaLN-single: one shared layer makes the six modulation vectors of the
 timestep, and each block adds its own table to them (section 2.3 of that paper).
 
-One difference to the published code, and it is `repaired` here: there the null caption of guidance is a random tensor that no
-optimizer ever sees, and a dropped caption keeps the mask of the text that it replaces. Here it is a trained parameter, seen whole.
+In the published code the null caption of guidance is a random constant that no optimizer ever sees, and a dropped caption keeps the
+mask of the text that it replaces. Here it is a trained parameter, seen whole, unless the switch `frozen-null-caption` is on.
 
 Legend: B batch, N tokens, L caption tokens, E width of the text features, D width, C channels, h w latent height and width;
 `...` leading dimensions (batch, or trials and batch).
@@ -12,12 +12,14 @@ Legend: B batch, N tokens, L caption tokens, E width of the text features, D wid
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mudit import random
 from mudit.models.blocks import (
     Attention,
     CrossAttention,
@@ -48,14 +50,22 @@ PIXART_PRESETS: dict[str, dict[str, Any]] = {"0.04B": {**_PAPER, "width": 288}, 
 
 
 class CaptionEmbedder(nn.Module):
-    """Text features -> width, through a two-layer MLP; dropped captions become the learned null caption."""
+    """Text features -> width, through a two-layer MLP; dropped captions become the null caption.
+
+    frozen_null: it is a buffer, N(0, 1 / E), the same for every width and seed, and dropped captions keep their masks.
+    """
 
     bare_parameters = ("y_embedding",)
 
-    def __init__(self, text_dim: int, max_tokens: int, width: int) -> None:
+    def __init__(self, text_dim: int, max_tokens: int, width: int, frozen_null: bool) -> None:
         super().__init__()
-        self.max_tokens = max_tokens
-        self.y_embedding = nn.Parameter(torch.zeros(max_tokens, text_dim))
+        self.max_tokens, self._frozen_null = max_tokens, frozen_null
+        self.y_embedding: Tensor
+        if frozen_null:
+            values = random.normal(0, "null-caption", 0, torch.arange(max_tokens), (text_dim,))
+            self.register_buffer("y_embedding", values / math.sqrt(text_dim))
+        else:
+            self.y_embedding = nn.Parameter(torch.zeros(max_tokens, text_dim))
         self.y_proj = Mlp(text_dim, width, out=width)
 
     def forward(self, condition: TextCondition) -> tuple[Tensor, Tensor]:
@@ -64,7 +74,8 @@ class CaptionEmbedder(nn.Module):
         assert length <= self.max_tokens, f"a caption of {length} tokens does not fit the model's {self.max_tokens}"
         null = align(self.y_embedding[..., :length, :], 2, tokens, 2)
         chosen = torch.where(condition.dropped[..., None, None], null, tokens)
-        return self.y_proj(chosen), condition.mask | condition.dropped[..., None]
+        mask = condition.mask if self._frozen_null else condition.mask | condition.dropped[..., None]
+        return self.y_proj(chosen), mask
 
 
 class PixArtBlock(nn.Module):
@@ -125,13 +136,14 @@ class PixArt(nn.Module):
         channels: int,
         text_dim: int,
         max_tokens: int,
+        frozen_null_caption: bool = False,
     ) -> None:
         super().__init__()
         self.channels, self.patch_size, self.image_size = channels, patch_size, image_size
         self.x_embedder = PatchEmbed(patch_size, channels, width)
         self.t_embedder = TimestepEmbedder(width)
         self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
-        self.y_embedder = CaptionEmbedder(text_dim, max_tokens, width)
+        self.y_embedder = CaptionEmbedder(text_dim, max_tokens, width, frozen_null_caption)
         self.blocks = nn.ModuleList(PixArtBlock(width, width // head_dim, mlp_ratio) for _ in range(depth))
         self.final_layer = PixArtFinalLayer(width, patch_size, 2 * channels)
         self.pos_embed: Tensor

@@ -79,7 +79,7 @@ DIT_MUP: Recipe = (
 # tables from N(0, 0.02^2) where the plain model uses N(0, 1/n), and treats the patch convolution as 4-D, the plain one as flat.
 _PIXART_COMMON: Recipe = (
     Rule("*.bias", ZERO),
-    Rule("y_embedder.y_embedding", FAN_IN),
+    Rule("y_embedder.y_embedding", FAN_IN, optional=True),  # a buffer where it is frozen as published
     Rule("t_embedder.mlp.*.weight", SMALL),
     Rule("t_block.1.weight", SMALL),
     Rule("y_embedder.y_proj.*.weight", SMALL),

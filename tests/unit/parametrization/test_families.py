@@ -8,15 +8,16 @@ from fnmatch import fnmatchcase
 
 import pytest
 import torch
-from mup import MuAdamW, MuReadout, set_base_shapes
+from mup import MuReadout, set_base_shapes
 from torch import nn
 
 from families import BATCH, CHANNELS, FAMILIES, FEATURES, inputs, loss, table
 from mudit.config.schema import CoordCheckSection, OptimizerSection
 from mudit.models.pixart import PIXART_PRESETS, PixArt
-from mudit.parametrization.apply import initialise, parameter_groups, parametrize
+from mudit.parametrization.apply import initialise, parametrize
 from mudit.parametrization.coordcheck import Slope, Subject, fit_slopes, measure_objective
 from mudit.parametrization.table import ParameterTable, derive_table
+from oracle import assert_trains_as_with_mup
 
 BASE, N, M = 288, 1152, 4.0
 
@@ -168,36 +169,13 @@ def pair(request):
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
 def test_mups_groups_and_ten_steps(pair, weight_decay):
-    """Learning rate and weight decay of every parameter, then losses and weights over ten AdamW steps in double precision."""
     name, rows, ours, oracle = pair
-    ours.double(), oracle.double()
-    mine = torch.optim.AdamW(parameter_groups(ours, rows, lr=2.0**-8, weight_decay=weight_decay))
-    theirs = MuAdamW(oracle.parameters(), lr=2.0**-8, weight_decay=weight_decay)
-    names = {id(parameter): key for model in (ours, oracle) for key, parameter in model.named_parameters()}
-    groups = [
-        {names[id(p)]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
-        for optimizer in (mine, theirs)
-    ]
-    assert groups[0].keys() == groups[1].keys()
-    for key, values in groups[0].items():
-        assert values == pytest.approx(groups[1][key], rel=1e-15), key
-    generator = torch.Generator().manual_seed(2)
-    for step in range(10):
+
+    def draw(generator: torch.Generator):
         x, t, condition = inputs(name, generator)
-        x, target = x.double(), torch.randn(x.shape, generator=generator).double()
-        if not isinstance(condition, torch.Tensor):
-            condition = condition._replace(tokens=condition.tokens.double(), pooled=condition.pooled.double())
-        values = []
-        for model, optimizer in ((ours, mine), (oracle, theirs)):
-            optimizer.zero_grad()
-            value = loss(model, x, t, condition, target)
-            value.backward()
-            optimizer.step()
-            values.append(value.item())
-        assert values[0] == pytest.approx(values[1], rel=1e-7), step
-    expected = dict(oracle.named_parameters())
-    for key, parameter in ours.named_parameters():
-        torch.testing.assert_close(parameter, expected[key], rtol=1e-6, atol=1e-8, msg=key)
+        return x, t, condition, torch.randn(x.shape, generator=generator)
+
+    assert_trains_as_with_mup(ours, oracle, rows, draw, loss, lr=2.0**-8, weight_decay=weight_decay)
 
 
 CHECK = CoordCheckSection(

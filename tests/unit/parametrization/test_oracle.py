@@ -6,12 +6,13 @@ import copy
 
 import pytest
 import torch
-from mup import MuAdamW, MuReadout, set_base_shapes
+from mup import MuReadout, set_base_shapes
 from torch import nn
 
 from mudit.models.registry import build
-from mudit.parametrization.apply import initialise, parameter_groups, parametrize
+from mudit.parametrization.apply import initialise, parametrize
 from mudit.parametrization.table import table_for
+from oracle import assert_trains_as_with_mup
 
 WIDTH, LR = 96, 2.0**-6
 
@@ -43,44 +44,17 @@ def pair(small_model):
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_learning_rate_and_weight_decay_of_every_parameter(pair, weight_decay):
+def test_mups_groups_and_ten_steps(pair, weight_decay):
     table, ours, oracle = pair
-    groups = parameter_groups(ours, table, lr=LR, weight_decay=weight_decay)
-    mine = {name: (group["lr"], group["weight_decay"]) for group in groups for name in group["names"]}
-    names = {id(parameter): name for name, parameter in oracle.named_parameters()}
-    theirs = {
-        names[id(parameter)]: (group["lr"], group["weight_decay"])
-        for group in MuAdamW(oracle.parameters(), lr=LR, weight_decay=weight_decay).param_groups
-        for parameter in group["params"]
-    }
-    assert mine.keys() == theirs.keys()
-    for name in mine:
-        assert mine[name] == pytest.approx(theirs[name], rel=1e-15), name
 
+    def draw(generator: torch.Generator):
+        x, target = torch.randn(8, 1, 8, 8, generator=generator), torch.randn(8, 2, 8, 8, generator=generator)
+        return x, torch.randint(0, 1000, (8,), generator=generator), torch.randint(0, 11, (8,), generator=generator), target
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_ten_adamw_steps_give_the_same_losses_and_weights(pair, weight_decay):
-    table, ours, oracle = pair
-    # In double precision, so that rounding does not hide behind Adam's normalisation of tiny gradients.
-    ours.double(), oracle.double()
-    mine = torch.optim.AdamW(parameter_groups(ours, table, lr=LR, weight_decay=weight_decay))
-    theirs = MuAdamW(oracle.parameters(), lr=LR, weight_decay=weight_decay)
-    generator = torch.Generator().manual_seed(2)
-    for step in range(10):
-        x = torch.randn(8, 1, 8, 8, generator=generator).double()
-        target = torch.randn(8, 2, 8, 8, generator=generator).double()
-        t, y = torch.randint(0, 1000, (8,), generator=generator), torch.randint(0, 11, (8,), generator=generator)
-        losses = []
-        for model, optimizer in ((ours, mine), (oracle, theirs)):
-            optimizer.zero_grad()
-            loss = (model(x, t, y) - target).square().mean()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        assert losses[0] == pytest.approx(losses[1], rel=1e-7), step
-    expected = dict(oracle.named_parameters())
-    for name, parameter in ours.named_parameters():
-        torch.testing.assert_close(parameter, expected[name], rtol=1e-6, atol=1e-9, msg=name)
+    def loss(model: nn.Module, x: torch.Tensor, t: torch.Tensor, y: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return (model(x, t, y) - target).square().mean()
+
+    assert_trains_as_with_mup(ours, oracle, table, draw, loss, lr=LR, weight_decay=weight_decay)
 
 
 def test_standard_deviations_of_fixed_scale_inits_follow_mup_init(small_model):
