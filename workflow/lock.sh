@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Resolves requirements.in in a fresh environment and writes requirements.lock. Called by `make lock`.
+# Resolves requirements.in in a fresh environment and writes requirements.lock, then containers/requirements.hashes. Called by `make lock`.
 set -euo pipefail
 environment=$(mktemp -d)
 trap 'rm -rf "$environment"' EXIT
@@ -17,3 +17,6 @@ cuda='^(nvidia-|cuda-|triton==)'
   grep -E '^(triton|nvidia-nvjitlink|cuda-bindings|cuda-pathfinder)==' "$environment/freeze" | sed 's/^/#   /' || true
   grep -Ev "$cuda|^pip==" "$environment/freeze" | sed 's/+cpu$//'
 } > requirements.lock
+
+# The same versions with hashes, for images.
+bash containers/lock

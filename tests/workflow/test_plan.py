@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mudit.resources import ARRAYS
 from mudit.stages import STAGES
 
 from .conftest import REPOSITORY, Workspace, working_copy
 
 pytestmark = pytest.mark.slow
 AFTER_SWEEPS = {"select": 1, "transfer": 4, "train": 4, "sample": 4, "evaluate": 4, "report": 1}
-EVERYTHING = {"data": 1, "extractor": 1, "coordcheck": 1, "sweep": 7} | AFTER_SWEEPS
+EVERYTHING = {"data": 1, "extractor": 1, "coordcheck": 2, "sweep": 7} | AFTER_SWEEPS
 
 
 def test_nothing_is_done_twice(finished: Workspace) -> None:
@@ -106,7 +107,7 @@ def test_same_content_made_again_stops_the_wave(finished: Workspace) -> None:
 
 def test_targets_by_stage_and_experiment(clone: Workspace) -> None:
     assert clone.planned() == Counter(EVERYTHING)
-    upto_sweep = Counter({"data": 1, "coordcheck": 1, "sweep": 7})
+    upto_sweep = Counter({"data": 1, "coordcheck": 2, "sweep": 7})
     assert clone.planned("all_sweep") == upto_sweep
     assert clone.planned("--", "sweep@smoke") == upto_sweep
 
@@ -170,7 +171,7 @@ def test_the_slurm_profile_plans_the_paper(tmp_path: Path) -> None:
     workspace = working_copy(tmp_path / "clone", REPOSITORY / "config.yaml")
     assert "train dit-imagenet mup_s0" in workspace.run("snakemake", "--dry-run", "--profile", "slurm").stdout
     profile = yaml.safe_load((REPOSITORY / "slurm/config.v9+.yaml").read_text())
-    assert profile["set-resources"].keys() | profile["set-threads"].keys() <= STAGES.keys(), "Snakemake ignores unknown rules here"
+    assert set(profile["slurm-array-jobs"].split(",")) == ARRAYS <= STAGES.keys(), "Snakemake ignores unknown rules here"
 
 
 def test_a_killed_job_leaves_the_workflow_able_to_go_on(clone: Workspace) -> None:

@@ -9,11 +9,15 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import validate
 
-from mudit import stages
+from mudit import containers
+from mudit import resources as cluster
+from mudit import slurm, stages
 from mudit.config.load import load, read
 from mudit.errors import MuditError
+from mudit.plan import estimate, preflight
 from mudit.provenance import tokens
 from mudit.provenance.verdict import causes
 
@@ -50,6 +54,34 @@ if workflow.is_main_process:
     os.environ |= {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])}
 
 
+# A profile for a cluster gives a default `runtime`; on one machine nobody asks for such resources, and nobody wants to read them.
+CLUSTER = "runtime" in (workflow.resource_settings.default_resources or {})
+
+
+def or_one_line(function, *arguments, **options):
+    """What the function returns; a user's error becomes one of Snakemake's, which is one line."""
+    try:
+        return function(*arguments, **options)
+    except MuditError as error:
+        raise WorkflowError(str(error))
+
+
+SITE = or_one_line(cluster.read_site) if CLUSTER else None
+PLANS = or_one_line(estimate.jobs, LOADED, STUDY) if CLUSTER else None
+
+if CLUSTER:
+
+    onstart:
+        wanted = SITE.partitions
+        for line in or_one_line(preflight.check, LOADED, STUDY, partitions=slurm.partitions(), wanted=wanted):
+            logger.info(line)
+
+
+# `--sdm apptainer`: `mudit launch` puts the stages into the image, so the rules declare no container (mudit.containers says why).
+if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
+    or_one_line(containers.use, workflow.deployment_settings.apptainer_args)
+
+
 wildcard_constraints:
     experiment="|".join(EXPERIMENTS),
     key=r"[a-z0-9_-]+",
@@ -76,10 +108,32 @@ def artefact(stage, wildcards):
     return stages.Artefact(wildcards.experiment, stages.STAGES[stage], wildcards.get("key", ""))
 
 
+def threads(stage):
+    """Threads function of a stage's rule: the cores of all its processes on one machine."""
+    return lambda wildcards: cluster.threads(LOADED, SITE, wildcards.experiment, stage)
+
+
+def demands(stage):
+    """Resource functions of a stage's rule for a cluster; none on one machine."""
+    if not CLUSTER:
+        return {}
+
+    def demand(name):
+        return lambda wildcards, attempt: cluster.ask(LOADED, SITE, PLANS, artefact(stage, wildcards), attempt)[name]
+
+    return {name: demand(name) for name in cluster.NAMES}
+
+
 def mudit(stage):
-    """Shell command of a stage's rule. A failing job shows the end of its log."""
+    """Shell command of a stage's rule. The shell outlives a signal that asks for a checkpoint.
+
+    A failing job shows the end of its log. Snakemake clears a log before each attempt, so those of earlier ones are kept beside it.
+    """
     key = " {wildcards.key}" if stages.STAGES[stage].keys else ""
-    return f"mudit {stage} {{wildcards.experiment}}{key} > {{log}} 2>&1 || {{{{ tail -n 5 {{log}} >&2; exit 1; }}}}"
+    return (
+        f"trap : TERM; mudit launch {stage} {{wildcards.experiment}}{key} > {{log}} 2>&1 "
+        "|| {{ code=$?; tail -n 5 {log} >&2; cat {log} >> {log}.earlier; exit $code; }}"
+    )
 
 
 def collected(stage, experiments):

@@ -8,7 +8,9 @@ rule data:
         "logs/data/{experiment}.log",
     benchmark:
         "logs/data/{experiment}.tsv"
-    threads: 1
+    threads: threads("data")
+    resources:
+        **demands("data"),
     message:
         "data {wildcards.experiment}"
     shell:
@@ -24,7 +26,9 @@ rule extractor:
         "logs/extractor/{experiment}.log",
     benchmark:
         "logs/extractor/{experiment}.tsv"
-    threads: 1
+    threads: threads("extractor")
+    resources:
+        **demands("extractor"),
     message:
         "extractor {wildcards.experiment}"
     shell:

@@ -8,7 +8,9 @@ rule sample:
         "logs/sample/{experiment}/{key}.log",
     benchmark:
         "logs/sample/{experiment}/{key}.tsv"
-    threads: 1
+    threads: threads("sample")
+    resources:
+        **demands("sample"),
     message:
         "sample {wildcards.experiment} {wildcards.key}"
     shell:
@@ -24,7 +26,9 @@ rule evaluate:
         "logs/evaluate/{experiment}/{key}.log",
     benchmark:
         "logs/evaluate/{experiment}/{key}.tsv"
-    threads: 1
+    threads: threads("evaluate")
+    resources:
+        **demands("evaluate"),
     message:
         "evaluate {wildcards.experiment} {wildcards.key}"
     shell:
@@ -40,7 +44,9 @@ rule scorer:
         "logs/scorer/{experiment}.log",
     benchmark:
         "logs/scorer/{experiment}.tsv"
-    threads: 1
+    threads: threads("scorer")
+    resources:
+        **demands("scorer"),
     message:
         "scorer {wildcards.experiment}"
     shell:

@@ -8,7 +8,9 @@ rule coordcheck:
         "logs/coordcheck/{experiment}/{key}.log",
     benchmark:
         "logs/coordcheck/{experiment}/{key}.tsv"
-    threads: 1
+    threads: threads("coordcheck")
+    resources:
+        **demands("coordcheck"),
     message:
         "coordcheck {wildcards.experiment} {wildcards.key}"
     shell:
@@ -25,7 +27,9 @@ rule sweep:
     benchmark:
         "logs/sweep/{experiment}/{key}.tsv"
     priority: dearest_first("sweep")
-    threads: 1
+    threads: threads("sweep")
+    resources:
+        **demands("sweep"),
     message:
         "sweep {wildcards.experiment} {wildcards.key}"
     shell:
@@ -42,7 +46,9 @@ rule search:
     benchmark:
         "logs/search/{experiment}.tsv"
     priority: dearest_first("search")
-    threads: 1
+    threads: threads("search")
+    resources:
+        **demands("search"),
     message:
         "search {wildcards.experiment}"
     shell:

@@ -21,7 +21,9 @@ rule report:
         "logs/report/{experiment}.log",
     benchmark:
         "logs/report/{experiment}.tsv"
-    threads: 1
+    threads: threads("report")
+    resources:
+        **demands("report"),
     message:
         "report {wildcards.experiment}"
     shell:

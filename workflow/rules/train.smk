@@ -9,8 +9,29 @@ rule train:
     benchmark:
         "logs/train/{experiment}/{key}.tsv"
     priority: dearest_first("train")
-    threads: 1
+    threads: threads("train")
+    resources:
+        **demands("train"),
     message:
         "train {wildcards.experiment} {wildcards.key}"
     shell:
         mudit("train")
+
+
+# Checkpoints that `mudit import` brought in, for `sample` and `evaluate`.
+rule imported:
+    input:
+        inputs("imported"),
+    output:
+        touch("state/fresh/{experiment}/imported/{key}"),
+    log:
+        "logs/imported/{experiment}/{key}.log",
+    benchmark:
+        "logs/imported/{experiment}/{key}.tsv"
+    threads: threads("imported")
+    resources:
+        **demands("imported"),
+    message:
+        "imported {wildcards.experiment} {wildcards.key}"
+    shell:
+        mudit("imported")

@@ -8,7 +8,9 @@ rule select:
         "logs/select/{experiment}.log",
     benchmark:
         "logs/select/{experiment}.tsv"
-    threads: 1
+    threads: threads("select")
+    resources:
+        **demands("select"),
     message:
         "select {wildcards.experiment}"
     shell:
@@ -24,7 +26,9 @@ rule transfer:
         "logs/transfer/{experiment}/{key}.log",
     benchmark:
         "logs/transfer/{experiment}/{key}.tsv"
-    threads: 1
+    threads: threads("transfer")
+    resources:
+        **demands("transfer"),
     message:
         "transfer {wildcards.experiment} {wildcards.key}"
     shell:

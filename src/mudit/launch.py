@@ -1,0 +1,211 @@
+"""`mudit launch STAGE EXPERIMENT [KEY]`: one artefact, in as many processes as it is configured to have, until the time is up.
+
+One process works right here. Several on one machine are started by torchrun; on several machines, by one torchrun each, which srun
+starts inside the Slurm job. Imports no torch.
+
+Inside a Slurm job, the job's time limit becomes MUDIT_DEADLINE: the stage writes its state shortly before, and the job puts itself
+back into the queue under its own id. A run that is longer than the queue allows is so cut into slices without anybody's help, and
+whatever waits for the job (Snakemake) sees one job that runs and waits by turns.
+
+Signals reach the processes of the stage and nobody else: torchrun and srun would not wait for a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from mudit import containers, slurm
+from mudit.config.cluster import Workers
+from mudit.config.schema import Experiment
+from mudit.errors import ConfigError
+from mudit.interrupt import DEADLINE, EXIT_CODE, Interrupted
+from mudit.stages import STATE, Artefact
+
+_LOG = logging.getLogger(__name__)
+OUTCOMES = "MUDIT_OUTCOMES"
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+_MARGIN_SHARE, _MARGIN_S = 0.1, 300.0  # of the time left, at most; a trainer adds what its last checkpoint took
+_FIRST_PORT, _PORTS = 20000, 10000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one process ended."""
+
+    rank: int
+    code: int
+    message: str
+    """The user's error, or the traceback; empty if there is none."""
+    when: float
+    """Seconds since 1970."""
+
+
+def workers_of(artefact: Artefact, experiment: Experiment, nodes: int | None, per_node: int | None) -> Workers:
+    """The processes of an artefact: as its experiment's `execution` says, where `nodes` and `per_node` do not say otherwise.
+
+    Raises ConfigError if there are several and the stage is for one, or several machines and no Slurm job.
+    """
+    configured: Workers = getattr(experiment.execution, artefact.stage.name, None) or Workers(nodes=1, per_node=1)
+    workers = Workers(nodes=nodes or configured.nodes, per_node=per_node or configured.per_node)
+    if workers.processes > 1 and not artefact.stage.parallel:
+        raise ConfigError(f"{artefact.id}: the stage {artefact.stage.name} runs in one process, not {workers.processes}")
+    if workers.nodes > 1 and slurm.job() is None:
+        raise ConfigError(f"{artefact.id}: {workers.nodes} machines need a Slurm job; start it with: snakemake --profile slurm")
+    return workers
+
+
+def deadline() -> None:
+    """Set MUDIT_DEADLINE from the Slurm job's time limit, unless it is set already or there is none."""
+    job = slurm.job()
+    if job is None or DEADLINE in os.environ:
+        return
+    left = slurm.seconds_left(job)
+    if left is not None:
+        os.environ[DEADLINE] = str(time.time() + left - min(_MARGIN_S, _MARGIN_SHARE * left))
+
+
+@contextlib.contextmanager
+def requeued() -> Iterator[None]:
+    """Puts the Slurm job back into the queue if the work inside was interrupted and Slurm is not ending the job itself."""
+    try:
+        yield
+    except Interrupted:
+        job = slurm.job()
+        if job is not None and slurm.requeue(job):
+            _LOG.info("Slurm job %s goes on in its next slice", job)
+        raise
+
+
+def cores_of(workers: Workers) -> int:
+    """CPU cores of each process: its share of the threads that the caller may use on one machine (OMP_NUM_THREADS, or all)."""
+    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    return max(1, threads // workers.per_node)
+
+
+def run(artefact: Artefact, workers: Workers, arguments: list[str]) -> None:
+    """Run `mudit ARGUMENTS` in the several processes of `workers`, and wait for them.
+
+    Raises Interrupted if they stopped because they were asked to, SystemExit with 2 after printing a user's error, and SystemExit
+    with 1 after printing the first process's traceback otherwise.
+    """
+    cores = cores_of(workers)
+    (STATE / "launch").mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=STATE / "launch", prefix=artefact.id.replace("/", ".") + "-"))
+    environment = {**slurm.clean_environment(dict(os.environ)), OUTCOMES: str(folder.resolve()), "OMP_NUM_THREADS": str(cores)}
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(_command(workers, cores, arguments), env=environment, stdout=2, stderr=said, preexec_fn=_deaf)
+        with _forwarding(process, folder, remote=workers.nodes > 1) as signals:
+            code = process.wait()
+        said.seek(0)
+        text = said.read().decode(errors="replace")
+    outcomes = _outcomes(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    _judge(outcomes, workers.processes, code, asked=bool(signals), said=text)
+
+
+def _command(workers: Workers, cores: int, arguments: list[str]) -> list[str]:
+    torchrun = [containers.python(), "-m", "torch.distributed.run", f"--nproc-per-node={workers.per_node}", "--max-restarts=0"]
+    torchrun += ["--signals-to-handle=SIGQUIT"]  # those of _SIGNALS are the ranks' own; see _deaf
+    rank = ["-m", "mudit.rank", *arguments]
+    if workers.processes == 1:
+        return containers.inside([containers.python(), *rank])
+    if workers.nodes == 1:
+        return containers.inside([*torchrun, "--standalone", *rank])
+    job = slurm.job()
+    assert job is not None, "checked by workers_of"
+    # This process is on the job's first machine, where Slurm starts the script of a job. Jobs that share it differ in the port.
+    rendezvous = f"{socket.gethostname()}:{_FIRST_PORT + int(job) % _PORTS}"
+    torchrun += [f"--nnodes={workers.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={rendezvous}", f"--rdzv-id={job}"]
+    # --overlap: the step that this process runs in holds the job's cores already. All counts are said, because srun takes what is
+    # not said from its environment.
+    step = ["srun", "--overlap", f"--nodes={workers.nodes}", f"--ntasks={workers.nodes}", "--ntasks-per-node=1"]
+    step += [f"--cpus-per-task={cores * workers.per_node}", "--cpu-bind=none", "--kill-on-bad-exit=1", "--export=ALL"]
+    # Slurm starts what srun names with every signal at its default, so each machine makes its torchrun deaf itself.
+    return [*step, "sh", "-c", 'trap "" TERM USR1; exec "$@"', "sh", *containers.inside([*torchrun, *rank])]
+
+
+def _deaf() -> None:
+    """In the child before it starts: torchrun and all that it starts ignore the signals that ask for a checkpoint; ranks listen."""
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _forwarding(process: subprocess.Popen[bytes], folder: Path, *, remote: bool) -> Iterator[list[int]]:
+    """While active, hands signals on to the ranks, and lists those that came.
+
+    Ranks of this machine leave their process ids in `folder`. Those of others are reached through srun, which forwards SIGUSR1 to
+    every process of its step; SIGTERM it would answer by killing the step.
+    """
+    signals: list[int] = []
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
+        if remote:
+            process.send_signal(signal.SIGUSR1)
+            return
+        for path in folder.glob("*.pid"):
+            with contextlib.suppress(ProcessLookupError, ValueError):
+                os.kill(int(path.read_text()), number)
+
+    former = [signal.signal(number, hand_on) for number in _SIGNALS]
+    try:
+        yield signals
+    finally:
+        for number, handler in zip(_SIGNALS, former, strict=True):
+            signal.signal(number, handler)
+
+
+def _outcomes(folder: Path) -> list[Outcome]:
+    """What the ranks that ended by themselves left, in the order in which they ended."""
+    found = [Outcome(**json.loads(path.read_text())) for path in folder.glob("*.json")]
+    return sorted(found, key=lambda outcome: outcome.when)
+
+
+def _judge(outcomes: list[Outcome], processes: int, code: int, *, asked: bool, said: str) -> None:
+    """Turn the ends of all processes into one. The first failure counts: those that follow are its consequences."""
+    mistakes = [outcome for outcome in outcomes if outcome.code == 2]
+    if mistakes:
+        print(min(mistakes, key=lambda outcome: outcome.rank).message, file=sys.stderr)
+        raise SystemExit(2)
+    stopped = [outcome for outcome in outcomes if outcome.code == EXIT_CODE]
+    if stopped and len(stopped) == processes:
+        raise Interrupted
+    failures = [outcome for outcome in outcomes if outcome.code not in (0, EXIT_CODE)]
+    if asked and (code or stopped) and not failures:
+        raise Interrupted  # some were asked so early, or so late, that they could not say so
+    if failures:
+        first = failures[0]
+        print(first.message or f"process {first.rank} ended with {first.code}", file=sys.stderr)
+        others = ", ".join(str(outcome.rank) for outcome in failures[1:])
+        print(f"process {first.rank} of {processes} failed first" + (f"; then {others}" if others else ""), file=sys.stderr)
+        raise SystemExit(1)
+    if code or len(outcomes) < processes:
+        gone = sorted(set(range(processes)) - {outcome.rank for outcome in outcomes})
+        print(said.rstrip(), file=sys.stderr)
+        print(f"killed, or never started: process {', '.join(map(str, gone))} of {processes}", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def record(rank: int, code: int, message: str) -> None:
+    """Leave a rank's outcome for the launcher."""
+    outcome: dict[str, Any] = {"rank": rank, "code": code, "message": message, "when": time.time()}
+    folder = Path(os.environ[OUTCOMES])
+    part = folder / f"{rank}.part"
+    part.write_text(json.dumps(outcome))
+    part.rename(folder / f"{rank}.json")

@@ -1,0 +1,49 @@
+"""One of several processes of a stage, as `mudit launch` starts them: `python -m mudit.rank STAGE EXPERIMENT [KEY]`.
+
+Leaves behind how it ended, because torchrun only tells that something failed. An interrupted process ends with 0, like a finished
+one: torchrun kills the rest as soon as one fails, and the rest may be writing a checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from mudit.cli import app
+from mudit.distributed import World
+from mudit.errors import MuditError
+from mudit.interrupt import EXIT_CODE
+from mudit.launch import OUTCOMES, record
+
+
+def main() -> None:
+    """Entry point."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)  # torchrun was told to ignore them
+    os.dup2(1, 2)  # torchrun's own messages go where the launcher keeps them; this process's go on
+    rank = World.of_environment().rank
+    (Path(os.environ[OUTCOMES]) / f"{rank}.pid").write_text(str(os.getpid()))
+    code, message = _call()
+    record(rank, code, message)
+    sys.exit(0 if code == EXIT_CODE else code)
+
+
+def _call() -> tuple[int, str]:
+    """Exit code and message of the command."""
+    try:
+        app()
+    except MuditError as error:
+        return 2, f"mudit: {error}"
+    except SystemExit as end:
+        return (end.code if isinstance(end.code, int) else int(end.code is not None)), ""
+    except Exception:
+        # Handed on whole, to be printed once: it is what Python would have printed.
+        return 1, traceback.format_exc()
+    return 0, ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,205 @@
+"""One artefact in several processes: who is started, who hears signals, and how many ends become one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mudit import launch, slurm
+from mudit.config.cluster import Workers
+from mudit.config.load import load
+from mudit.errors import ConfigError
+from mudit.interrupt import DEADLINE, EXIT_CODE, Interrupted
+from mudit.stages import find
+from support import ROOT
+
+# A stage for the launcher's processes: it tells its rank and pid, waits to be asked to stop, and takes its time to stop.
+STAGE = """
+import os, sys, time
+from pathlib import Path
+from mudit.distributed import World
+from mudit.errors import DataError
+from mudit.interrupt import Interrupt, Interrupted
+
+def run(job):
+    rank, here = World.of_environment().rank, Path("told")
+    what = (here / "what").read_text()
+    if what == "mistake":
+        raise DataError(f"this folder is wrong, says everybody")
+    if what == "bug" and rank == 1:
+        raise RuntimeError("a bug of rank 1")
+    with Interrupt() as interrupt:
+        (here / f"pid{rank}").write_text(str(os.getpid()))
+        while not interrupt.asked:
+            time.sleep(0.02)
+        time.sleep(0.5 * rank)
+        (here / f"stopped{rank}").touch()
+        raise Interrupted
+"""
+
+REPLACE = f"""
+import sys, types
+module = types.ModuleType("mudit.data.stage")
+exec({STAGE!r}, module.__dict__)
+sys.modules["mudit.data.stage"] = module
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project whose stage `data` is STAGE."""
+    (tmp_path / "config.yaml").write_text((ROOT / "tests/smoke/config.yaml").read_text())
+    (tmp_path / "told").mkdir()
+    (tmp_path / "sitecustomize.py").write_text(REPLACE)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT / "src")]))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    return tmp_path
+
+
+def start(project: Path, what: str) -> subprocess.Popen[str]:
+    (project / "told/what").write_text(what)
+    command = [sys.executable, "-m", "mudit", "launch", "--nodes", "1", "--per-node", "2", "data", "smoke"]
+    return subprocess.Popen(
+        command, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+
+
+def running(project: Path) -> None:
+    deadline = time.monotonic() + 120
+    while len(list(project.glob("told/pid*"))) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_stops_every_process_in_its_own_time(project: Path, number: signal.Signals) -> None:
+    process = start(project, "wait")
+    running(project)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == EXIT_CODE, output
+    assert len(list(project.glob("told/stopped*"))) == 2
+    assert not list(project.glob("state/launch/*"))
+
+
+def test_a_signal_to_the_whole_group_as_slurm_sends_it_stops_them_as_well(project: Path) -> None:
+    process = start(project, "wait")
+    running(project)
+    for path in project.glob("told/pid*"):
+        os.kill(int(path.read_text()), signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=120) == EXIT_CODE
+    assert len(list(project.glob("told/stopped*"))) == 2
+
+
+def test_a_mistake_that_all_processes_meet_is_one_line(project: Path) -> None:
+    process = start(project, "mistake")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert output.count("this folder is wrong") == 1
+    assert output.splitlines()[-1] == "mudit: this folder is wrong, says everybody"
+    assert "Traceback" not in output
+
+
+def test_a_bug_shows_the_traceback_of_the_process_that_failed_first(project: Path) -> None:
+    process = start(project, "bug")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "RuntimeError: a bug of rank 1" in output and output.count("Traceback") == 1
+    assert "ChildFailedError" not in output
+    assert output.splitlines()[-1].startswith("process 1 of 2 failed first")
+
+
+def test_a_killed_process_is_named(project: Path) -> None:
+    process = start(project, "wait")
+    running(project)
+    os.kill(int((project / "told/pid1").read_text()), signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "process 1 of 2" in output.splitlines()[-1]
+
+
+def test_several_machines_need_a_job_and_one_process_stages_take_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load(ROOT / "tests/smoke/config.yaml")
+    data, select = find(config, "smoke", "data", ""), find(config, "smoke", "select", "")
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(ConfigError, match="2 machines need a Slurm job"):
+        launch.workers_of(data, config.experiments["smoke"], 2, 1)
+    with pytest.raises(ConfigError, match="select runs in one process, not 3"):
+        launch.workers_of(select, config.experiments["smoke"], 1, 3)
+    assert launch.workers_of(data, config.experiments["smoke"], None, None).processes == 1
+
+
+def test_the_deadline_is_a_margin_before_the_end_of_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    for left, margin in ((60.0, 6.0), (86400.0, 300.0)):
+        monkeypatch.setenv(DEADLINE, "")  # so that it is put back
+        monkeypatch.delenv(DEADLINE)
+        monkeypatch.setattr(slurm, "seconds_left", lambda job, left=left: left)
+        before = time.time()
+        launch.deadline()
+        assert before <= float(os.environ[DEADLINE]) - left + margin <= time.time()
+
+
+def test_only_an_interrupted_job_goes_back_into_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(slurm, "requeue", lambda job: not asked.append(job))
+    for end in (SystemExit(2), SystemExit(1), ConfigError("no")):
+        with pytest.raises(type(end)), launch.requeued():
+            raise end
+    assert asked == []
+    with pytest.raises(Interrupted), launch.requeued():
+        raise Interrupted
+    assert asked == ["7"]
+
+
+def test_on_several_machines_srun_is_told_every_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "12345")
+    command = launch._command(Workers(nodes=4, per_node=8), 8, ["train", "exp", "mup_s0"])
+    srun, torchrun = command[: command.index("-m") - 1], command[command.index("-m") :]
+    assert srun[0] == "srun" and {"--overlap", "--nodes=4", "--ntasks=4", "--ntasks-per-node=1", "--cpus-per-task=64"} <= set(srun)
+    assert {"--nnodes=4", "--nproc-per-node=8", "--rdzv-id=12345"} <= set(torchrun)
+    assert torchrun[-5:] == ["-m", "mudit.rank", "train", "exp", "mup_s0"]
+
+
+def test_an_inner_srun_sees_the_job_and_nothing_of_the_outer_step() -> None:
+    outer = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SRUN_CPUS_PER_TASK": "1", "NCCL_DEBUG": "INFO"}
+    assert slurm.clean_environment(outer) == {"SLURM_JOB_ID": "7", "NCCL_DEBUG": "INFO"}
+
+
+@pytest.mark.parametrize(
+    ("printed", "seconds"), [("59", 59), ("1:00", 60), ("2:03:04", 7384), ("6-23:59:59", 604799), ("UNLIMITED", None), ("", None)]
+)
+def test_slurm_says_how_long_in_several_ways(monkeypatch: pytest.MonkeyPatch, printed: str, seconds: float | None) -> None:
+    monkeypatch.setattr(slurm, "_ask", lambda *command: printed)
+    assert slurm.seconds_left("7") == seconds
+
+
+def test_a_job_that_slurm_is_ending_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[str] = []
+
+    def answer(*command: str) -> str:
+        commands.append(command[0])
+        return "COMPLETING"
+
+    monkeypatch.setattr(slurm, "_ask", answer)
+    assert not slurm.requeue("7")
+    assert commands == ["squeue"]
+
+
+def test_outcomes_are_read_in_the_order_in_which_the_processes_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(launch.OUTCOMES, str(tmp_path))
+    for rank, code in ((1, 1), (0, EXIT_CODE)):
+        launch.record(rank, code, "")
+        time.sleep(0.01)
+    (tmp_path / "0.pid").write_text("1")
+    assert [(outcome.rank, outcome.code) for outcome in launch._outcomes(tmp_path)] == [(1, 1), (0, EXIT_CODE)]
+    assert json.loads((tmp_path / "1.json").read_text())["rank"] == 1

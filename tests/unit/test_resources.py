@@ -1,0 +1,82 @@
+"""What a job asks of Slurm: growth of memory, limits of time, and a site's file that is read strictly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mudit import resources
+from mudit.config.load import load
+from mudit.errors import ConfigError
+from mudit.plan.estimate import jobs
+from mudit.resources import Site
+from mudit.stages import find
+from support import ROOT, changed
+
+SITE = Site(
+    partition="gpus", cpu_partition=None, account=None, qos=None, constraint=None, gpu="gpu", scratch_gb=None, extra=None,
+    cores=4, memory_gb=10, machine_memory_gb=25,
+)  # fmt: skip
+CONFIG = load(ROOT / "tests/smoke/config.yaml")
+
+
+def asked(stage: str, key: str, attempt: int = 1, **cluster: object) -> dict[str, resources.Value]:
+    config = changed(CONFIG, **{f"cluster__{name}": value for name, value in cluster.items()})
+    return resources.ask(config, SITE, jobs(config, "smoke"), find(config, "smoke", stage, key), attempt)
+
+
+@given(attempt=st.integers(1, 50))
+def test_memory_grows_by_half_with_each_attempt_up_to_a_machine(attempt: int) -> None:
+    assert asked("report", "", attempt)["mem_mb"] == min(10000 + 5000 * (attempt - 1), 25000)
+
+
+@given(hours=st.floats(0.001, 1000))
+def test_no_job_asks_for_longer_than_the_queue_takes_or_for_nothing(hours: float) -> None:
+    minutes = asked("train", "mup_s0", job_hours=hours)["runtime"]
+    assert isinstance(minutes, int) and 1 <= minutes <= max(1, 60 * hours)
+
+
+def test_without_gpus_processes_are_cores() -> None:
+    job = asked("train", "mup_s0")
+    assert (job["gres"], job["tasks_per_gpu"], job["cpus_per_task"], job["nodes"], job["mpi"]) == (None, None, 1, 1, None)
+
+
+def test_with_gpus_only_stages_that_use_them_ask_for_them() -> None:
+    assert asked("train", "mup_s0", gpu="a100-80gb")["gres"] == "gpu:1"
+    report = asked("report", "", gpu="a100-80gb")
+    assert (report["gres"], report["slurm_partition"], report["cpus_per_task"]) == (None, "gpus", 4)
+
+
+def test_every_name_has_a_value_for_every_rule() -> None:
+    for stage, key in (("sweep", "mup_w16_b16"), ("train", "mup_s0"), ("report", "")):
+        assert set(asked(stage, key)) == set(resources.NAMES)
+
+
+def test_the_committed_site_names_nothing() -> None:
+    assert resources.read_site(ROOT / resources.SITE_FILE).partitions == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot be read: No such file"),
+        ("partition: [", "while parsing"),
+        ("partition: gpus", "Field required"),
+        ("gpu: --gres=gpu", "String should match pattern"),
+        ("memory_gb: 1.5", "valid integer"),
+        ("partitoin: gpus", "Extra inputs are not permitted"),
+    ],
+)
+def test_a_bad_site_is_one_line_that_names_the_file(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "site.yaml"
+    if text is not None:
+        whole = "" if text == "partition: gpus" or text.endswith("[") else (ROOT / resources.SITE_FILE).read_text()
+        key = text.partition(":")[0]
+        kept = [line for line in whole.splitlines() if not line.startswith(f"{key}:")]
+        path.write_text("\n".join([*kept, text]))
+    with pytest.raises(ConfigError) as error:
+        resources.read_site(path)
+    assert message in str(error.value) and str(error.value).startswith(str(path)) and "\n" not in str(error.value)

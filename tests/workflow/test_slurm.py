@@ -1,0 +1,251 @@
+"""Training on two machines of a real Slurm, through Snakemake, and what happens to machines: the same weights whatever happens.
+
+The machines are two slurmd on this one. Each test submits `snakemake --profile slurm`, does the harm, and waits: nobody helps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from . import miniature
+from .conftest import REPOSITORY, Workspace, working_copy
+
+pytestmark = pytest.mark.slow
+SERVER = REPOSITORY / "tests/servers/slurm"
+RUN = "smoke/train/sp-published_s0"
+TARGET = f"state/fresh/{RUN}"
+TIMEOUT_S = 400
+STEPS = 300
+TWO_MACHINES = {
+    "nodes": 2,
+    "per_node": 1,
+    "parallel": "replicated",
+    "micro_batch": None,
+    "checkpoint_activations": False,
+    "compile": False,
+}
+# Steps as slow as a test needs them; the numbers are the same.
+PACED = """
+
+import os, time
+_step = Trainer._train_step
+def _paced(self):
+    time.sleep(float(os.environ["PACE_S"]))
+    return _step(self)
+Trainer._train_step = _paced
+"""
+
+
+def _obstacle() -> str | None:
+    """Why there can be no Slurm here."""
+    if shutil.which("slurmctld") is None or shutil.which("munged") is None:
+        return "no Slurm; tests/servers/slurm install"
+    if os.geteuid() != 0:
+        return "only root can start a Slurm"
+    conf = Path("/etc/slurm/slurm.conf")
+    return "this machine belongs to a Slurm" if conf.exists() and not conf.is_symlink() else None
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Slurm of two machines, n1 and n2; the folder of its state."""
+    if obstacle := _obstacle():
+        pytest.skip(obstacle)
+    folder = tmp_path_factory.mktemp("slurm")
+    subprocess.run([SERVER, "up", folder], check=True)
+    yield folder
+    subprocess.run([SERVER, "down", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def prepared(slurm: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A project with all that the run needs, and a profile for quick tests."""
+    workspace = working_copy(tmp_path_factory.mktemp("prepared") / "project")
+    config = yaml.safe_load((workspace.path / "config.yaml").read_text())
+    smoke = config["experiments"]["smoke"]
+    for section in ("sweep", "select", "transfer", "sample", "evaluate"):
+        del smoke[section]
+    smoke["train"] |= {"steps": STEPS, "checkpoint_every": 40, "arms": {"sp-published": smoke["train"]["arms"]["sp-published"]}}
+    smoke["execution"] = {"train": TWO_MACHINES}
+    config["cluster"]["nodes"] = 2
+    (workspace.path / "config.yaml").write_text(yaml.safe_dump(config))
+    quick(workspace)
+    workspace.edit("workflow/profiles/slurm/config.v9+.yaml", "study=paper", "study=desk")
+    with (workspace.path / "src/mudit/train/stage.py").open("a") as file:
+        file.write(PACED)
+    workspace.snakemake("--", "state/fresh/smoke/transfer/sp-published", "state/fresh/smoke/coordcheck/dit")
+    return workspace
+
+
+def quick(workspace: Workspace) -> None:
+    """Look after jobs more often than a real cluster would like, and ask for less memory."""
+    for old in ("before-status-checks: 20", "between-status-checks: 20"):
+        workspace.edit("workflow/profiles/slurm/config.v9+.yaml", old, old.replace("20", "2"))
+    workspace.edit("workflow/profiles/slurm/site.yaml", "memory_gb: 64", "memory_gb: 2")
+
+
+@pytest.fixture
+def project(prepared: Workspace, tmp_path: Path) -> Workspace:
+    """A copy of it for one test."""
+    return Workspace(Path(shutil.copytree(prepared.path, tmp_path / "project", symlinks=True)))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared: Workspace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Digests of the run's weights, made in as many processes without Slurm."""
+    copy = Workspace(Path(shutil.copytree(prepared.path, tmp_path_factory.mktemp("plain") / "project", symlinks=True)))
+    os.environ["PACE_S"] = "0"
+    copy.run(
+        "mudit", "launch", "--nodes", "1", "--per-node", "2", *RUN.replace("smoke/train", "train smoke").replace("/", " ").split()
+    )
+    return weights(copy)
+
+
+def weights(workspace: Workspace) -> dict[str, str]:
+    """Digest of every file of weights that the run left, and of its losses."""
+    manifest = json.loads((workspace.path / "results" / RUN / "manifest.json").read_text())
+    kept = {name: file["sha256"] for name, file in manifest["outputs"].items() if name.endswith((".safetensors", ".jsonl"))}
+    assert len(kept) >= 3
+    return kept
+
+
+def submit(project: Workspace, pace_s: float, harm: Callable[[int, str], None]) -> str:
+    """Run the target through Slurm; once some steps of the run are done, do `harm` to it. Returns what Snakemake said."""
+    os.environ["PACE_S"] = str(pace_s)
+    process = project.start("snakemake", "--profile", "slurm", "--", TARGET)
+    try:
+        step = wait(lambda: progress(project) >= 20 and progress(project))
+        job = wait(lambda: squeue("--states", "RUNNING", "--format", "%i"))
+        harm(step, job)
+        output, _ = process.communicate(timeout=TIMEOUT_S)
+    except BaseException:
+        process.kill()
+        subprocess.run(["scancel", "--user", "root"], check=True)
+        raise
+    assert process.returncode == 0, output[-6000:] + log(project)
+    return output
+
+
+def progress(project: Workspace) -> int:
+    path = project.path / "state" / RUN / "progress.json"
+    return int(json.loads(path.read_text())["step"]) if path.exists() else 0
+
+
+def log(project: Workspace) -> str:
+    return (project.path / "logs/train/smoke/sp-published_s0.log").read_text()
+
+
+def earlier(project: Workspace) -> str:
+    """Logs of the slices and attempts before the last."""
+    path = project.path / "logs/train/smoke/sp-published_s0.log.earlier"
+    return path.read_text() if path.exists() else ""
+
+
+def squeue(*arguments: str) -> str:
+    return subprocess.run(["squeue", "--noheader", *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def wait(condition: Callable[[], object], seconds: float = TIMEOUT_S) -> object:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.2)
+    raise AssertionError("nothing happened")
+
+
+def test_a_preempted_job_writes_a_checkpoint_and_goes_on(project: Workspace, undisturbed: dict[str, str]) -> None:
+    """What preemption does: SIGTERM to everything, and back into the queue. No step is done twice."""
+    output = submit(project, 0.1, lambda step, job: subprocess.run(["scontrol", "requeue", job], check=True))
+    assert weights(project) == undisturbed
+    resumed = re.findall(r"resum\w+ .*?step (\d+)", log(project))
+    assert resumed and int(resumed[0]) % 40 != 0, "the checkpoint of the interruption, not one of the schedule"
+    assert "Trying to restart" not in output, "the same job goes on: no failure for Snakemake"
+
+
+def test_a_lost_machine_costs_only_the_steps_since_the_last_checkpoint(
+    project: Workspace, slurm: Path, undisturbed: dict[str, str]
+) -> None:
+    def pull_the_plug(step: int, job: str) -> None:
+        wait(lambda: list((project.path / "state" / RUN).glob("**/*.safetensors")))
+        subprocess.run([SERVER, "kill", "n2", slurm], check=True)
+        subprocess.run([SERVER, "up", slurm], check=True)
+
+    submit(project, 0.1, pull_the_plug)
+    assert weights(project) == undisturbed
+
+
+def test_a_run_longer_than_the_queue_allows_is_cut_into_slices(project: Workspace, undisturbed: dict[str, str]) -> None:
+    project.edit("config.yaml", "job_hours: 24", "job_hours: 0.017")
+    output = submit(project, 0.3, lambda step, job: None)
+    assert weights(project) == undisturbed
+    assert earlier(project).count("goes on in its next slice") >= 1
+    assert "Trying to restart" not in output
+
+
+def test_a_full_disk_is_one_line_and_the_repeated_job_finishes(project: Workspace, undisturbed: dict[str, str]) -> None:
+    results = project.path / "results"
+    kept = project.path / "kept"
+    results.rename(kept)
+    results.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", results], capture_output=True).returncode:
+        pytest.skip("cannot mount a small disk here")
+    try:
+        shutil.copytree(kept, results, dirs_exist_ok=True)
+        used = int(subprocess.run(["du", "-sk", results], check=True, capture_output=True, text=True).stdout.split()[0])
+        subprocess.run(["mount", "-o", f"remount,size={used + 64}k", results], check=True)
+
+        def make_room(step: int, job: str) -> None:
+            wait(lambda: "No space left on device" in earlier(project))
+            subprocess.run(["mount", "-o", "remount,size=64m", results], check=True)
+
+        output = submit(project, 0.02, make_room)
+        lines = [line for line in earlier(project).splitlines() if "No space left" in line]
+        assert lines[0].startswith("mudit: smoke/train/sp-published_s0: cannot write")
+        assert "Trying to restart" in output
+        assert weights(project) == undisturbed
+    finally:
+        subprocess.run(["umount", "--lazy", results], check=True)
+
+
+def test_the_paper_in_miniature_comes_out_the_same_through_slurm_with_faults(slurm: Path, tmp_path: Path) -> None:
+    """All rules up to the reports, from the published formats, on two machines; one job is preempted, one machine dies."""
+    folder = working_copy(tmp_path / "plain", miniature.CONFIG)
+    miniature.write(folder.path)
+    text = (folder.path / "config.yaml").read_text()
+    quick(folder)
+    slurmed = Workspace(Path(shutil.copytree(folder.path, tmp_path / "slurm", symlinks=True)))
+    (folder.path / "config.yaml").write_text(text.replace("nodes: 2, per_node: 1", "nodes: 1, per_node: 2"))
+    folder.snakemake()
+    process = slurmed.start("snakemake", "--profile", "slurm")
+    try:
+        wait(lambda: list((slurmed.path / "state").glob("*/sweep/*/progress.json")))
+        job = wait(lambda: squeue("--states", "RUNNING", "--format", "%A"))
+        subprocess.run(["scontrol", "requeue", str(job).split()[0]], check=True)
+        wait(lambda: list((slurmed.path / "state").glob("*/train/*/progress.json")))
+        subprocess.run([SERVER, "kill", "n2", slurm], check=True)
+        subprocess.run([SERVER, "up", slurm], check=True)
+        output, _ = process.communicate(timeout=3 * TIMEOUT_S)
+    except BaseException:
+        process.kill()
+        subprocess.run(["scancel", "--user", "root"], check=True)
+        raise
+    assert process.returncode == 0, output[-6000:]
+    assert contents(slurmed) == contents(folder)
+
+
+def contents(workspace: Workspace) -> dict[str, str]:
+    """Content of every artefact but reports, which show when and how long."""
+    paths = (workspace.path / "results").rglob("manifest.json")
+    manifests = [json.loads(path.read_text()) for path in paths]
+    return {each["artefact"]: each["content"] for each in manifests if not each["artefact"].endswith("/report")}
