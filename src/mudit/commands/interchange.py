@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from mudit import logs
 from mudit.commands.options import DEFAULT_CONFIG, ConfigPath, ExperimentName
 from mudit.errors import CheckpointError, ConfigError
 
@@ -30,7 +29,6 @@ def import_(
     ] = None,
 ) -> None:
     """Bring a checkpoint from elsewhere into the project."""
-    logs.setup()
     if scheme == "sp" and (base_width is not None or output_mult != 1.0):
         raise ConfigError("import: --base-width and --output-mult belong to --scheme mup")
     if output_mult <= 0.0:
@@ -59,7 +57,6 @@ def export(
     config: ConfigPath = DEFAULT_CONFIG,
 ) -> None:
     """Write a run's weights for use elsewhere."""
-    logs.setup()
     from mudit.config.load import load
     from mudit.stages import known
 
