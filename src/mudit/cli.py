@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from mudit import __version__, logs
-from mudit.commands import claims, config, fetch, freshness, interchange, params
+from mudit.commands import claims, config, fetch, freshness, interchange, launch, params, plan, release, status
 from mudit.commands.options import DEFAULT_CONFIG, ConfigPath, ExperimentName
 from mudit.distributed import World
 from mudit.errors import MuditError
@@ -73,9 +73,14 @@ def _stage_command(stage: Stage) -> Callable[..., None]:
 for _stage in STAGES.values():
     app.command(_stage.name, help=_stage.summary)(_stage_command(_stage))
 
+
+app.command()(launch.launch)
 app.command()(params.params)
+app.command()(plan.plan)
 app.command()(freshness.verify)
 app.command()(freshness.adopt)
+app.command()(release.release)
+app.command()(status.status)
 app.command()(claims.claims)
 app.command()(fetch.fetch)
 app.command("import")(interchange.import_)

@@ -33,6 +33,19 @@ def fields(section: Section, *names: str) -> Parameters:
     return section.model_dump(mode="json", include=set(names))
 
 
+def published(experiment: Experiment, *switches: str) -> Parameters:
+    """Those of a stage's switches that are on, with what they need; nothing where none is, as without the section `published`."""
+    from mudit.config.published import per_process
+
+    on = sorted(switch for switch in switches if experiment.as_published(switch))
+    if not on:
+        return {}
+    needed: Parameters = {"switches": on}
+    if per_process(on):
+        needed["images_per_process"] = experiment.published.images_per_process
+    return {"published": needed}
+
+
 def inputs(*names: str) -> Callable[[Experiment, str], list[str]]:
     """Inputs that are the same for every key of a stage."""
     return lambda experiment, key: list(names)
@@ -66,7 +79,12 @@ def sweep_parameters(experiment: Experiment, key: str) -> Parameters:
 
     grid = fields(experiment.sweep, "log2_lr", "log2_lr_min", "log2_lr_max", "seeds", "divergence_factor")
     horizons = list(settings(experiment.sweep)[Setting.parse(key)])
-    return dump(experiment, "model", "diffusion", "optimizer", "validation") | {"sweep": grid | {"horizons": horizons}}
+    switches = published(experiment, "shared-draws", "scaled-warmup")
+    return dump(experiment, "model", "diffusion", "optimizer", "validation") | {"sweep": grid | {"horizons": horizons}} | switches
+
+
+def search_parameters(experiment: Experiment, key: str) -> Parameters:
+    return dump(experiment, "model", "diffusion", "optimizer", "validation", "search") | published(experiment, "shared-draws")
 
 
 def sweep_work(experiment: Experiment, key: str) -> float:
@@ -89,7 +107,8 @@ def transfer_parameters(experiment: Experiment, key: str) -> Parameters:
     train = fields(experiment.train, "width", "batch_size", "steps")
     arm = experiment.train.arms[key].model_dump(mode="json")
     sections = [name for name in ("transfer", "search") if experiment.has(name)]
-    return dump(experiment, *sections, "model", "diffusion", "optimizer") | {"train": train | {"arms": {key: arm}}}
+    switches = published(experiment, "scaled-warmup")
+    return dump(experiment, *sections, "model", "diffusion", "optimizer") | {"train": train | {"arms": {key: arm}}} | switches
 
 
 def train_keys(experiment: Experiment, seeds: list[int]) -> list[str]:
@@ -97,27 +116,41 @@ def train_keys(experiment: Experiment, seeds: list[int]) -> list[str]:
 
 
 def train_parameters(experiment: Experiment, key: str) -> Parameters:
-    train = experiment.train.model_dump(mode="json", exclude={"arms", "seeds", "checkpoint_every", "keep_checkpoints"})
-    return dump(experiment, "model", "diffusion", "optimizer", "validation") | {"train": train}
+    left_out = {"arms", "seeds", "checkpoint_every", "keep_checkpoints", "keep_every"}
+    train = experiment.train.model_dump(mode="json", exclude=left_out)
+    switches = published(experiment, "shared-draws")
+    return dump(experiment, "model", "diffusion", "optimizer", "validation") | {"train": train} | switches
 
 
 def train_work(experiment: Experiment, key: str) -> float:
     return experiment.train.width**2 * experiment.train.batch_size * experiment.train.steps
 
 
+def imported_parameters(experiment: Experiment, key: str) -> Parameters:
+    return dump(experiment, "model") | {"imported": {key: experiment.imported[key].model_dump(mode="json")}}
+
+
 def sampled_keys(experiment: Experiment) -> list[str]:
-    return train_keys(experiment, experiment.sample.train_seeds)
+    """Target runs, then checkpoints from elsewhere."""
+    runs = train_keys(experiment, experiment.sample.train_seeds) if experiment.has("train") else []
+    return runs + (list(experiment.imported) if experiment.has("imported") else [])
+
+
+def weights_of(experiment: Experiment, key: str) -> str:
+    """The artefact whose weights are sampled under a key."""
+    return f"imported/{key}" if experiment.has("imported") and key in experiment.imported else f"train/{key}"
 
 
 def sample_parameters(experiment: Experiment, key: str) -> Parameters:
-    return dump(experiment, "model", "diffusion") | {"sample": experiment.sample.model_dump(mode="json", exclude={"train_seeds"})}
+    sample = experiment.sample.model_dump(mode="json", exclude={"train_seeds"})
+    return dump(experiment, "model", "diffusion") | {"sample": sample} | published(experiment, "random-labels", "raw-weights")
 
 
 def evaluate_inputs(experiment: Experiment, key: str) -> list[str]:
     scorer = ["scorer"] if experiment.has("scorer") else []
-    return ["data", "extractor", *scorer, f"train/{key}", f"sample/{key}"]
+    return ["data", "extractor", *scorer, weights_of(experiment, key), f"sample/{key}"]
 
 
 def evaluate_parameters(experiment: Experiment, key: str) -> Parameters:
     scorer = ["scorer"] if experiment.has("scorer") else []
-    return dump(experiment, "model", "diffusion", "validation", "evaluate", *scorer)
+    return dump(experiment, "model", "diffusion", "validation", "evaluate", *scorer) | published(experiment, "raw-weights")

@@ -14,17 +14,24 @@ def scoped(experiment: Experiment, artefact: Artefact) -> Experiment:
 
     A stage that reads a section it does not declare fails with an AssertionError, so parameters cannot leave out what matters.
     """
-    declared = frozenset(artefact.stage.parameters(experiment, artefact.key))
-    return cast("Experiment", _Scoped(experiment, artefact.stage.name, declared))
+    parameters = artefact.stage.parameters(experiment, artefact.key)
+    switches = frozenset(parameters.get("published", {}).get("switches", ()))
+    return cast("Experiment", _Scoped(experiment, artefact.stage.name, frozenset(parameters), switches))
 
 
 class _Scoped:
-    def __init__(self, experiment: Experiment, stage: str, declared: frozenset[str]) -> None:
-        self._experiment, self._stage, self._declared = experiment, stage, declared
+    def __init__(self, experiment: Experiment, stage: str, declared: frozenset[str], switches: frozenset[str]) -> None:
+        self._experiment, self._stage, self._declared, self._switches = experiment, stage, declared, switches
 
     def has(self, *sections: str) -> bool:
         """Whether sections are there may be asked of any: what depends on it are a stage's inputs, which are tracked anyway."""
         return self._experiment.has(*sections)
+
+    def as_published(self, switch: str) -> bool:
+        """A switch that is off changes nothing and is in no parameters; one that is on must be in those of who asks."""
+        on = self._experiment.as_published(switch)
+        assert not on or switch in self._switches, f"stage {self._stage} asks for {switch}, which its parameters leave out"
+        return on
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # copying and pickling ask for these before __init__ has run

@@ -189,7 +189,7 @@ _ALL = [
         parallel=True,
         inputs=depend.inputs("data"),
         gates=depend.own_gate,
-        parameters=depend.sections("model", "diffusion", "optimizer", "validation", "search"),
+        parameters=depend.search_parameters,
         work=depend.search_work,
     ),
     Stage(

@@ -145,7 +145,7 @@ def test_verify_lists_what_is_not_fresh_and_exits_1() -> None:
     done = mudit("verify")
     assert done.returncode == 1
     assert "missing   smoke/data\n" in done.stdout
-    assert done.stdout.endswith("0 of 28 artefacts are fresh; to mend all: snakemake --cores all\n")
+    assert done.stdout.endswith("0 of 29 artefacts are fresh; to mend all: snakemake --cores all\n")
     rows = json.loads(mudit("verify", "smoke", "--json").stdout)
     assert rows["fresh"] is False
     assert rows["artefacts"][0] == {

@@ -81,7 +81,7 @@ def test_parameters_are_parts_of_the_configuration(smoke: Experiment) -> None:
 
 def test_an_experiment_without_a_section_has_no_artefacts_of_its_stages(config: Config, smoke: Experiment) -> None:
     gate_only = smoke.model_copy(update=dict.fromkeys(("sweep", "select", "transfer", "train", "sample", "evaluate")))
-    assert [artefact.name for artefact in artefacts("smoke", gate_only)] == ["data", "coordcheck/dit", "report"]
+    assert [artefact.name for artefact in artefacts("smoke", gate_only)] == ["data", "coordcheck/dit", "coordcheck/uvit", "report"]
     with pytest.raises(ConfigError, match="sweep smoke: nothing to make; the experiment has no section sweep"):
         find(config.model_copy(update={"experiments": {"smoke": gate_only}}), "smoke", "sweep", "mup_w16_b16")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mudit.config.models import MMDiTSection, PixArtSection, UViTSection
+from mudit.config.published import check_published
 
 if TYPE_CHECKING:
     from mudit.config.schema import Experiment
@@ -15,7 +16,7 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "select": ("sweep",),
     "transfer": ("select",),
     "train": (),
-    "sample": ("train",),
+    "sample": (),
     "scorer": ("evaluate",),
     "evaluate": ("sample",),
 }
@@ -29,6 +30,7 @@ def check_fits(experiment: Experiment) -> None:
     _check_widths(experiment)
     _check_features(experiment)
     _check_arms(experiment)
+    check_published(experiment)
 
 
 def _check_sections(experiment: Experiment) -> None:
@@ -36,10 +38,23 @@ def _check_sections(experiment: Experiment) -> None:
         for other in needed if experiment.has(section) else ():
             if not experiment.has(other):
                 raise ValueError(f"{section}: needs a section {other}")
+    if experiment.has("sample"):
+        _check_sampled(experiment)
     if experiment.has("sweep", "search"):
         raise ValueError("search: an experiment has a sweep or a search, not both")
     if experiment.has("scorer") and experiment.model.conditioning != "text":
         raise ValueError("scorer: scores captions, and this model is conditioned on labels; leave the section out")
+
+
+def _check_sampled(experiment: Experiment) -> None:
+    """There is something to sample: target runs, or checkpoints from elsewhere."""
+    seeds = experiment.sample.train_seeds
+    if not experiment.has("train") and not experiment.has("imported"):
+        raise ValueError("sample: needs a section train, or imported")
+    if seeds and not experiment.has("train"):
+        raise ValueError(f"sample.train_seeds: {seeds}, but there is no section train; give []")
+    if not seeds and not experiment.has("imported"):
+        raise ValueError("sample.train_seeds: empty, and there is no section imported; nothing would be sampled")
 
 
 def _check_objective(experiment: Experiment) -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.json_schema import SkipJsonSchema
 
+from mudit.config.published_page import PUBLISHED_FILE, published_page
 from mudit.config.schema import Config
 
 SCHEMA_FILE = "workflow/schemas/config.schema.json"
@@ -31,7 +33,11 @@ def documents() -> dict[str, str]:
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Config.model_json_schema()
     for entry in schema["$defs"]["Experiment"]["properties"].values():
         entry.pop("default", None)  # a part that is left out is absent: validators must not fill it in
-    return {SCHEMA_FILE: json.dumps(schema, indent=1, ensure_ascii=False) + "\n", REFERENCE_FILE: _reference()}
+    return {
+        SCHEMA_FILE: json.dumps(schema, indent=1, ensure_ascii=False) + "\n",
+        REFERENCE_FILE: _reference(),
+        PUBLISHED_FILE: published_page(),
+    }
 
 
 def drifted(repository: Path) -> list[str]:
@@ -56,6 +62,7 @@ def _reference() -> str:
         rows = [
             f"| `{name}` | {_kind(info.annotation, info.metadata)} | {_sentence(info.description)} |"
             for name, info in section.model_fields.items()
+            if not any(type(each) is SkipJsonSchema for each in info.metadata)  # no keys of the file
         ]
         heading = path or "The file"
         parts.append(

@@ -71,9 +71,10 @@ def _check_names(path: Path, config: Config) -> None:
     """Names become folders and wildcards, so they keep to a safe alphabet."""
     names = [("studies", name) for name in config.studies] + [("experiments", name) for name in config.experiments]
     for name, experiment in config.experiments.items():
-        if not experiment.has("train"):
-            continue
-        names += [(f"experiments.{name}.train.arms", arm) for arm in experiment.train.arms]
+        if experiment.has("train"):
+            names += [(f"experiments.{name}.train.arms", arm) for arm in experiment.train.arms]
+        if experiment.has("imported"):
+            names += [(f"experiments.{name}.imported", each) for each in experiment.imported]
     for where, name in names:
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{path}: {where}: {name!r} is not a name: a small letter, then small letters, digits and hyphens")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from mudit.config.base import Count, PositiveInt, Section
 
@@ -72,6 +73,8 @@ class PixArtSection(TransformerSection):
     family: Literal["pixart"] = Field(description="architecture")
     text_dim: PositiveInt = Field(description="width of the text encoder's token features")
     max_tokens: PositiveInt = Field(description="longest caption, in tokens")
+    # No key of the file: `published.switches` sets it (mudit.config.published).
+    frozen_null_caption: SkipJsonSchema[bool] = Field(default=False, exclude_if=lambda on: not on)
 
     @property
     def learns_variance(self) -> bool:

@@ -14,6 +14,7 @@ from mudit.config.cluster import ClusterSection, ExecutionSection
 from mudit.config.consistency import check_fits
 from mudit.config.data import DataSection
 from mudit.config.models import AnyModel
+from mudit.config.published import PublishedSection, model_as_published
 from mudit.config.search import SearchSection, SweepSection
 
 
@@ -132,13 +133,28 @@ class TrainSection(Section):
     eval_every: PositiveInt = Field(description="steps between validation losses")
     checkpoint_every: PositiveInt = Field(description="steps between checkpoints")
     keep_checkpoints: PositiveInt = Field(description="newest checkpoints kept while a run is unfinished")
+    keep_every: PositiveInt | None = Field(description="checkpoints at multiples of so many steps are kept for ever; null: none")
     arms: dict[str, Arm] = Field(min_length=1, description="name -> how to train")
+
+    @model_validator(mode="after")
+    def _kept_checkpoints_exist(self) -> Self:
+        if self.keep_every is not None and self.keep_every % self.checkpoint_every:
+            raise ValueError(f"keep_every {self.keep_every} is not a multiple of checkpoint_every {self.checkpoint_every}")
+        return self
+
+
+class ImportedSection(Section):
+    """A checkpoint from elsewhere that `mudit import` brought in: sampled and scored like a target run."""
+
+    folder: str = Field(description="what `mudit import` wrote")
+    content: str = Field(pattern=r"^[0-9a-f]{64}$", description="its `content`, from its manifest.json")
+    weights: Literal["ema", "raw"] = Field(description="which of its weights")
 
 
 class SampleSection(Section):
     """Images from the target's EMA weights."""
 
-    train_seeds: list[Count] = Field(min_length=1, description="seeds of train.seeds whose runs are sampled and evaluated")
+    train_seeds: list[Count] = Field(description="seeds of train.seeds whose runs are sampled and evaluated; [] for none")
     images: PositiveInt = Field(description="images per run, balanced over classes")
     sampler: Literal["ddpm", "dpm-solver++", "euler"] = Field(
         description="ancestral, or the ODE solver; `euler` for rectified flow"
@@ -195,10 +211,18 @@ class Experiment(Section):
     select: SelectSection = Field(default=_ABSENT, description="optimum and certificate")
     transfer: TransferSection = Field(default=_ABSENT, description="Algorithm 4")
     train: TrainSection = Field(default=_ABSENT, description="target runs")
+    imported: dict[str, ImportedSection] = Field(
+        default=_ABSENT, exclude_if=lambda section: section is None, min_length=1, description="name -> checkpoint from elsewhere"
+    )
     sample: SampleSection = Field(default=_ABSENT, description="images from the target")
     scorer: ScorerSection = Field(default=_ABSENT, description="text-image scorer")
     evaluate: EvaluateSection = Field(default=_ABSENT, description="metrics")
     report: ReportSection = Field(description="the page")
+    published: PublishedSection = Field(
+        default=_ABSENT,
+        exclude_if=lambda section: section is None,  # an experiment without it has the parameters that it would have had before
+        description="behaviours of the published code to repeat; left out: none",
+    )
     execution: ExecutionSection = Field(
         default=ExecutionSection(), description="processes and memory of its stages; left out: one process each"
     )
@@ -207,10 +231,15 @@ class Experiment(Section):
         """Whether the experiment has all of these sections."""
         return all(getattr(self, name) is not None for name in sections)
 
+    def as_published(self, switch: str) -> bool:
+        """Whether a behaviour of the published code is repeated; otherwise it is repaired."""
+        return self.has("published") and switch in self.published.switches
+
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        check_fits(self)
-        return self
+        experiment = self.model_copy(update={"model": model_as_published(self)})
+        check_fits(experiment)
+        return experiment
 
 
 class Config(Section):

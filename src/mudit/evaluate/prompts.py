@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mudit import random
 from mudit.config.models import ModelSection
 from mudit.data.reader import LatentSplit, LatentStore
 from mudit.diffusion.samplers import null_condition
@@ -29,15 +30,20 @@ class Prompt(NamedTuple):
 
 
 class LabelPrompts:
-    """Image i asks for class i mod K, so any run of images is balanced."""
+    """Image i asks for class i mod K, so any run of images is balanced; with a seed, for the class that (seed, i) draws."""
 
-    def __init__(self, num_classes: int) -> None:
-        self._num_classes = num_classes
+    def __init__(self, num_classes: int, seed: int | None) -> None:
+        self._num_classes, self._seed = num_classes, seed
         self.identity: dict[str, Any] = {"kind": "labels", "classes": num_classes}
+        if seed is not None:
+            self.identity["drawn_with"] = seed
 
     def of(self, numbers_B: Tensor) -> Prompt:
         """Conditions of the images with these numbers."""
-        labels_B = numbers_B % self._num_classes
+        if self._seed is None:
+            labels_B = numbers_B % self._num_classes
+        else:
+            labels_B = random.integers(self._seed, "sampled-label", 0, numbers_B, self._num_classes)
         return Prompt(labels_B, null_condition(labels_B, self._num_classes), labels_B, None, None)
 
     def texts(self, count: int) -> None:
@@ -76,9 +82,12 @@ class CaptionPrompts:
 Prompts = LabelPrompts | CaptionPrompts
 
 
-def make_prompts(store: LatentStore, model: ModelSection) -> Prompts:
-    """The prompts that the model understands. The store must fit the model (`LatentStore.check_fits`)."""
+def make_prompts(store: LatentStore, model: ModelSection, label_seed: int | None) -> Prompts:
+    """The prompts that the model understands. The store must fit the model (`LatentStore.check_fits`).
+
+    label_seed: of classes that are drawn at random, as published; None: they take turns.
+    """
     if model.conditioning == "text":
         return CaptionPrompts(store)
     num_classes: int = model.num_classes  # type: ignore[attr-defined]  # conditioning on labels means that there are classes
-    return LabelPrompts(num_classes)
+    return LabelPrompts(num_classes, label_seed)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mudit.config.published import sampled_weights
 from mudit.data.reader import LatentStore
 from mudit.evaluate.composition import Composition
 from mudit.evaluate.extractor_stage import load_identity, load_real_features, open_extractor
@@ -49,7 +50,7 @@ def run(job: Job) -> dict[str, Any]:
     store = LatentStore.open(job.inputs["data"])
     samples, settings = load_artefact(job.inputs[f"sample/{job.key}"])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(job.inputs[f"train/{job.key}"], job.config).eval().to(device)
+    model = load_model(job.weights, job.config, sampled_weights(job.config)).eval().to(device)
     run_context = {"run": job.key, "weights": settings["weights"], "target": settings["target"]}
     sampling = ("sampler", "steps", "guidance", "guide_channels", "seed", "decoder", "prompts")
     image_context = {

@@ -54,7 +54,8 @@ def _assist(artefact: Artefact, experiment: Experiment) -> bool:
     out: str | None = broadcast(None)
     if out is None:
         return False
-    importlib.import_module(artefact.stage.module).run(_job(artefact, experiment, Path(out)))
+    with _writing(artefact):
+        importlib.import_module(artefact.stage.module).run(_job(artefact, experiment, Path(out)))
     return True
 
 

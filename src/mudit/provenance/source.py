@@ -16,6 +16,7 @@ import importlib.util
 import json
 import platform
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator
 from functools import cache
@@ -25,6 +26,7 @@ from typing import Any
 PACKAGE = Path(__file__).resolve().parent.parent
 REPOSITORY = PACKAGE.parent.parent
 LOCK = REPOSITORY / "requirements.lock"
+IMAGE = Path(sys.prefix) / "image.json"
 
 _INFRASTRUCTURE = (
     "mudit",
@@ -32,6 +34,7 @@ _INFRASTRUCTURE = (
     "mudit.depend",
     "mudit.distributed",
     "mudit.errors",
+    "mudit.heartbeat",
     "mudit.interrupt",
     "mudit.logs",
     "mudit.runs",
@@ -39,7 +42,7 @@ _INFRASTRUCTURE = (
     "mudit.stages",
     "mudit.__main__",
 )
-_INFRASTRUCTURE_PACKAGES = ("mudit.commands", "mudit.config", "mudit.provenance")
+_INFRASTRUCTURE_PACKAGES = ("mudit.commands", "mudit.config", "mudit.plan", "mudit.provenance")
 _DECISIVE_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "timm", "diffusers", "torch-fidelity", "mup")
 
 
@@ -80,7 +83,10 @@ def digest(value: Any) -> str:
 
 @cache
 def environment() -> dict[str, Any]:
-    """Interpreter and libraries. Recorded and compared, but another environment never makes an artefact stale."""
+    """Interpreter, libraries and, inside of one, the image. Recorded and compared, but another environment makes nothing stale.
+
+    The image describes itself (containers/train.def): digest of its recipe, its base, and a digest of all that is installed.
+    """
     lock = hashlib.sha256(LOCK.read_bytes()).hexdigest() if LOCK.is_file() else None
     packages: dict[str, str | None] = {}
     for name in _DECISIVE_PACKAGES:
@@ -88,7 +94,9 @@ def environment() -> dict[str, Any]:
             packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             packages[name] = None
-    facts = {"python": platform.python_version(), "lock": lock, "packages": packages}
+    facts: dict[str, Any] = {"python": platform.python_version(), "lock": lock, "packages": packages}
+    if IMAGE.is_file():
+        facts["image"] = json.loads(IMAGE.read_text(encoding="utf-8"))
     return {**facts, "digest": digest(facts)}
 
 

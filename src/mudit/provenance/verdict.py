@@ -217,7 +217,8 @@ def _environment_changes(old: dict[str, Any]) -> list[str]:
     new = source.environment()
     if old.get("digest") == new["digest"]:
         return []
-    changes = _differences("", {k: v for k, v in old.items() if k != "digest"}, {k: v for k, v in new.items() if k != "digest"})
+    facts = [{"image": {}, **{key: value for key, value in each.items() if key != "digest"}} for each in (old, new)]
+    changes = _differences("", *facts)
     return [f"made with {key} {before}, here {after}" for key, before, after in changes if key != "lock"] or [
         "made with another requirements.lock"
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from mudit.config.published import sampled_weights
 from mudit.report import text
 from mudit.report.evidence import Evidence, Record
 from mudit.report.ledger.quality import limit
@@ -21,17 +22,20 @@ _METRICS = {
     "style_accuracy": ("style right", "↑"),
     "subject_accuracy": ("subject right", "↑"),
     "composition_accuracy": ("both right", "↑"),
-    "validation_loss": ("validation loss, EMA", "↓"),
+    "validation_loss": ("validation loss", "↓"),
 }
+_WEIGHTS = {"ema": "EMA weights", "raw": "raw weights"}
 _OF_CLASS = "kernel_distance/"
 _SHARES = ("style_accuracy", "subject_accuracy", "composition_accuracy")
 
 
 def samples_section(evidence: Evidence) -> dict[str, Any]:
-    """Images of the first sampled seed beside real ones: a sheet per run for classes, a row per run for captions."""
+    """Images of the first sampled seed and of imported checkpoints beside real ones: sheets for classes, rows for captions."""
     section, folders = evidence.config.sample, evidence.folders
     shown = [name.partition("/")[2] for name in folders if name.startswith("sample/")]
-    shown = [target for target in shown if target.endswith(f"_s{section.train_seeds[0]}")]
+    imported = evidence.config.imported if evidence.config.has("imported") else {}
+    endings = tuple(f"_s{seed}" for seed in section.train_seeds[:1])
+    shown = [target for target in shown if target in imported or target.endswith(endings)]
     prompts, sheets = None, []
     if evidence.config.model.conditioning == "text":
         prompts = prompt_sheet(folders["data"], {target: folders[f"sample/{target}"] for target in shown})
@@ -44,11 +48,15 @@ def samples_section(evidence: Evidence) -> dict[str, Any]:
         "sheets": sheets,
         "prompts": prompts,
         "method": (
-            f"{section.images} images per run from EMA weights, {section.sampler} with {section.steps} steps, guidance "
-            f"{section.guidance:g}, seed {section.seed}; training seed{'s' if len(section.train_seeds) > 1 else ''} "
-            f"{text.listed(section.train_seeds)}"
+            f"{section.images} images per run from {_WEIGHTS[sampled_weights(evidence.config)]}, {section.sampler} with "
+            f"{section.steps} steps, guidance {section.guidance:g}, seed {section.seed}; "
+            f"{_whose(section.train_seeds)}"
         ),
     }
+
+
+def _whose(seeds: list[int]) -> str:
+    return f"training seed{'s' if len(seeds) > 1 else ''} {text.listed(seeds)}" if seeds else "checkpoints from elsewhere"
 
 
 def metrics_section(evidence: Evidence) -> dict[str, Any]:

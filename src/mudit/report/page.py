@@ -22,6 +22,7 @@ from mudit.report.ledger.summary import contradictions, headline, summary
 from mudit.report.multiplier_section import multiplier_section
 from mudit.report.paper import FAMILIES, SPEEDUP_FACTOR
 from mudit.report.provenance_section import provenance_section
+from mudit.report.published_section import published_section
 from mudit.report.search_section import search_section
 from mudit.report.style import canvas, inline
 from mudit.report.target_section import target_section
@@ -93,6 +94,7 @@ def _context(evidence: Evidence, rows: list[Row]) -> dict[str, Any]:
         "metrics": metrics_section(evidence) if evidence.metrics else None,
         "costs": _costs(evidence),
         "differences": differences(evidence),
+        "published": published_section(evidence),
         "provenance": provenance_section(evidence),
     }
 

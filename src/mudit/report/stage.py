@@ -13,6 +13,7 @@ from mudit.report.evidence import Evidence
 from mudit.report.figures import FOLDER, write_figures
 from mudit.report.ledger.row import Row
 from mudit.report.ledger.summary import contradictions, summary
+from mudit.report.metrics import CURVES_FILE, METRICS_FILE, curves, metrics
 from mudit.report.page import render
 from mudit.report.rows import ledger_rows
 
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Write `report.html` (self-contained), `ledger.json` and `figures/`: the same bytes from the same inputs.
+    """Write `report.html` (self-contained), `ledger.json`, `metrics.json`, `curves.csv` and `figures/`: same inputs, same bytes.
 
     The ledger and the figures hold no times, so that two runs of everything give the same bytes; the page says what runs took.
     """
@@ -41,6 +42,8 @@ def run(job: Job) -> dict[str, Any]:
         "rows": [_entry(evidence, row) for row in rows],
     }
     (job.out / LEDGER_FILE).write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    (job.out / METRICS_FILE).write_text(metrics(rows), encoding="utf-8")
+    (job.out / CURVES_FILE).write_text(curves(evidence.runs), encoding="utf-8")
     for row in rows:
         log.info("%-12s %s: %s", row.verdict, row.claim, row.ours)
     log.info("%s", summary(rows))

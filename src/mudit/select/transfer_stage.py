@@ -55,11 +55,11 @@ def transfer(config: Experiment, arm_name: str, certificate: Certificate | None,
     elif arm.log2_lr == "tuned":
         tuned = _there(certificate).tuned[arm.scheme]
         source = f"best of its own sweep {tuned.setting} at {tuned.steps} steps"
-        chosen = Chosen(Knobs.of(config, tuned.best_log2_lr), source)
+        chosen = Chosen(Knobs.of(config, tuned.best_log2_lr, train.batch_size), source)
     elif isinstance(arm.log2_lr, SqrtBatchRate):
         chosen = _of_batch_size(config, arm.log2_lr)
     else:
-        chosen = Chosen(Knobs.of(config, arm.log2_lr), "fixed in the configuration")
+        chosen = Chosen(Knobs.of(config, arm.log2_lr, train.batch_size), "fixed in the configuration")
     return Hyperparameters(
         arm=arm_name,
         scheme=arm.scheme,
@@ -82,7 +82,7 @@ def _of_sweep(config: Experiment, certificate: Certificate, scheme: str) -> Chos
             f"{proxy.proxy_steps} steps; make it one of sweep.widths"
         )
     source = f"best of the proxy {setting.setting} at {setting.steps} steps; width axis: "
-    knobs = Knobs.of(config, setting.best_log2_lr)
+    knobs = Knobs.of(config, setting.best_log2_lr, config.train.batch_size)
     if axis.drift is None:
         return Chosen(knobs, source + "one width, so whether the rate transfers was not measured")
     return Chosen(knobs, source + axis.verdict, axis.verdict == "transfers")
@@ -102,7 +102,7 @@ def _of_batch_size(config: Experiment, rate: SqrtBatchRate) -> Chosen:
     batch_size = config.train.batch_size
     lr = rate.lr * math.sqrt(batch_size / rate.batch_size)
     source = f"{rate.lr:g} at batch size {rate.batch_size}, scaled by the root to {lr:.4g} at {batch_size}"
-    return Chosen(Knobs.of(config, math.log2(lr)), source)
+    return Chosen(Knobs.of(config, math.log2(lr), batch_size), source)
 
 
 def _there(certificate: Certificate | None) -> Certificate:

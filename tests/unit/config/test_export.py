@@ -9,6 +9,7 @@ import jsonschema
 import yaml
 
 from mudit.config.export import REFERENCE_FILE, SCHEMA_FILE, documents, drifted, write
+from mudit.config.published_page import PUBLISHED_FILE
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -18,7 +19,7 @@ def test_committed_documents_have_not_drifted() -> None:
 
 
 def test_fix_writes_what_drifted_and_nothing_else(tmp_path: Path) -> None:
-    assert write(tmp_path) == [SCHEMA_FILE, REFERENCE_FILE]
+    assert write(tmp_path) == [SCHEMA_FILE, REFERENCE_FILE, PUBLISHED_FILE]
     (tmp_path / REFERENCE_FILE).write_text("edited")
     assert drifted(tmp_path) == [REFERENCE_FILE]
     assert write(tmp_path) == [REFERENCE_FILE]

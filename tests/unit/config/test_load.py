@@ -36,6 +36,11 @@ def test_shipped_configurations_are_valid(path: str) -> None:
         ("depth: 1", "", "experiments.smoke.model.depth: missing; every number is in the file, nothing has a default"),
         ("base_width: 16", "", "experiments.smoke.model.base_width: missing; every number is in the file, nothing has a default"),
         (
+            "keep_every: null",
+            "keep_every: 15",
+            "experiments.smoke.train: keep_every 15 is not a multiple of checkpoint_every 10",
+        ),
+        (
             "beta_start: 1.0e-3",
             "beta_start: 1e-3",
             'experiments.smoke.diffusion.beta_start: "1e-3" must be a valid number (YAML reads 1e-3 as text: write 1.0e-3)',

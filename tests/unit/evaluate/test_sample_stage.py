@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -121,3 +122,31 @@ def test_grid_has_a_column_per_class_and_whole_pixels(digits, sample):
     colours = torch.arange(12, dtype=torch.uint8)[:, None, None, None].expand(12, 3, 8, 8) * 20
     small = class_sheet(colours, torch.arange(12) % 3, ["a", "a class whose name is far too long", "c"])
     assert small.getpixel((6 + 62 + 5, 22 + 6 + 2 * 62 + 5)) == (140, 140, 140)  # row 2, column 1: image 7
+
+
+def test_processes_take_turns_at_the_same_batches(digits, sample, monkeypatch, make_job, store, target, tmp_path):
+    """Two ranks, the second one run whole while the first waits for it: the artefact is that of one process, bit for bit."""
+    alone = sample(digits)[3].out
+    job = make_job(digits, "sample/mup_s0", tmp_path / "ranks", {"data": store, "train/mup_s0": target})
+    drawn: dict[str, list[int]] = {"0": [], "1": []}
+    draw, waits = sample_stage._Batches.draw, []
+
+    def noting(self, numbers_B):
+        drawn[os.environ["RANK"]] += numbers_B.tolist()
+        return draw(self, numbers_B)
+
+    def barrier():
+        waits.append(os.environ["RANK"])
+        if waits == ["0"]:
+            monkeypatch.setenv("RANK", "1")
+            assert sample_stage.run(job) == {}
+            monkeypatch.setenv("RANK", "0")
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(sample_stage._Batches, "draw", noting)
+    monkeypatch.setattr(sample_stage, "barrier", barrier)
+    sample_stage.run(job)
+    assert waits == ["0", "1", "1", "0"]
+    assert drawn["0"] and drawn["1"] and sorted(drawn["0"] + drawn["1"]) == list(range(23))
+    assert {f.name: f.read_bytes() for f in alone.iterdir()} == {f.name: f.read_bytes() for f in job.out.iterdir()}

@@ -27,12 +27,15 @@ HELD_OUT = 40  # images: 20 subjects in both styles
 _ENCODER = TextEncoderSection(name="minilm", path=None)
 DATA = DataSection(
     source=EmojiSource(kind="emoji", styles=list(STYLES)),
+    share=1.0,
     image_size=SIDE,
     encoder="identity",
     encoder_path=None,
+    encoder_sha256=None,
     latent_scale=1.0,
+    moments="float32",
     flip=False,
-    captions=CaptionSection(tokens=_ENCODER, pooled=_ENCODER, max_tokens=MAX_TOKENS),
+    captions=CaptionSection(tokens=_ENCODER, pooled=_ENCODER, max_tokens=MAX_TOKENS, storage="float16"),
     features=FeatureSection(encoder="efficientnet-lite0", encoder_path=None, grid=SIDE // 2),
     shard_images=32,
     max_corrupt_share=0.0,
@@ -130,7 +133,7 @@ class FigureText:
     def encode(self, captions: list[str]) -> EncodedCaptions:
         pooled = torch.stack([self._facts[caption] for caption in captions]) @ self._map
         tokens = [pooled[i, :TOKEN_DIM].half().expand(2 + len(caption) % 4, -1) for i, caption in enumerate(captions)]
-        return EncodedCaptions(tokens, pooled)
+        return EncodedCaptions(tokens, pooled, cut=0)
 
 
 def write_store(folder: Path) -> LatentStore:

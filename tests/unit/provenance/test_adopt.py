@@ -14,8 +14,7 @@ from mudit.provenance import adopt as adoption
 from mudit.provenance import records
 from mudit.provenance.adopt import adopt
 from mudit.stages import artefacts
-
-from .conftest import Project
+from project import Project
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ import pytest
 from mudit.errors import DataError, ProvenanceError, ResultsError
 from mudit.provenance import place
 from mudit.stages import Job
-
-from .conftest import Project
+from project import Project
 
 MANIFEST = Path("results/smoke/data/manifest.json")
 

@@ -12,8 +12,7 @@ from mudit.provenance import manifest as manifests
 from mudit.provenance import records, tokens
 from mudit.provenance.verdict import inspect
 from mudit.stages import artefacts
-
-from .conftest import Project
+from project import Project
 
 
 @pytest.fixture

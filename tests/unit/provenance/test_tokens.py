@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mudit.provenance import tokens
-
-from .conftest import Project, forget_code
+from project import Project, forget_code
 
 
 def present() -> set[str]:

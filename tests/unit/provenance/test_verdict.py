@@ -12,8 +12,7 @@ import pytest
 from mudit.errors import ProvenanceError
 from mudit.provenance import source
 from mudit.provenance.verdict import causes, inspect
-
-from .conftest import Project
+from project import Project
 
 SWEEP = [
     "sweep/mup_w32_b16",
@@ -178,6 +177,6 @@ def test_causes_group_what_changed_and_leave_consequences_out(made: Project) -> 
 
 def test_a_gate_holds_runs_back_but_does_not_make_their_results_stale(made: Project) -> None:
     made.edit_config("tolerance: 0.45", "tolerance: 0.4")
-    assert stale(made) == ["coordcheck/dit", "report"]
+    assert stale(made) == ["coordcheck/dit", "coordcheck/uvit", "report"]
     with pytest.raises(ProvenanceError, match=r"smoke/train/mup_s0 needs coordcheck/dit, which is stale"):
         made.make("train/mup_s0", force=True)

@@ -48,7 +48,7 @@ class Words:
         self.max_tokens = max_tokens
 
     def encode(self, captions: list[str]) -> EncodedCaptions:
-        return EncodedCaptions([torch.ones(2, 4).half() for _ in captions], torch.ones(len(captions), 4))
+        return EncodedCaptions([torch.ones(2, 4).half() for _ in captions], torch.ones(len(captions), 4), cut=0)
 
 
 def write_store(config: Experiment, folder: Path) -> Path:

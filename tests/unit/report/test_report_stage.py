@@ -72,7 +72,7 @@ def test_the_same_inputs_give_the_same_bytes(
     run(experiment, inputs, tmp_path / "second")
     files = sorted(path.relative_to(first[0]).as_posix() for path in first[0].rglob("*") if path.is_file())
     figures = ["coordcheck", "transfer-batch-size", "transfer-steps", "transfer-width"]
-    assert files == [*(f"figures/{name}.svg" for name in figures), "ledger.json", "report.html"]
+    assert files == ["curves.csv", *(f"figures/{name}.svg" for name in figures), "ledger.json", "metrics.json", "report.html"]
     for name in files:
         assert (first[0] / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
 
@@ -105,3 +105,15 @@ def test_a_diverged_arm_is_shown_as_such(experiment: Experiment, digits_folder: 
     assert rows["speedup-sp-tuned"]["ours"] == "no factor"
     assert f"seed 0 at step {experiment.train.steps // 2 + 1}" in page
     assert "no factor against sp-tuned" in page
+
+
+def test_numbers_and_curves_are_there_for_comparisons(first: tuple[Path, Made], rows: dict[str, Any], inputs: Inputs) -> None:
+    found = json.loads((first[0] / "metrics.json").read_text())
+    assert found.keys() == {name for name, row in rows.items() if row["value"] is not None}
+    name = next(name for name, row in rows.items() if row["interval"])
+    assert found[name] == {"value": rows[name]["value"], "low": rows[name]["interval"][0], "high": rows[name]["interval"][1]}
+    header, *lines = (first[0] / "curves.csv").read_text().splitlines()
+    assert header == "run,step,images,mse,ema_mse"
+    history = [json.loads(line) for line in (inputs["train/mup_s0"] / "history.jsonl").read_text().splitlines()]
+    own = [line.split(",") for line in lines if line.startswith("mup_s0,")]
+    assert [(int(step), float(loss)) for _, step, _, _, loss in own] == [(each["step"], each["ema_mse"]) for each in history]

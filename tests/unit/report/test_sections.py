@@ -34,9 +34,10 @@ SECTIONS = (
     "metrics",
     "cost",
     "differences",
+    "published",
     "provenance",
 )
-_ALWAYS = {"claims", "coordcheck", "differences", "provenance"}
+_ALWAYS = {"claims", "coordcheck", "differences", "published", "provenance"}
 _TARGET = {"target", "samples", "metrics", "cost"}
 SHOWN = {
     "dit-output-mult": {"transfer", "certificate", "multiplier"},
@@ -175,7 +176,14 @@ def test_mmdit_is_held_against_the_default_under_sp(reports: dict[str, Made]) ->
     assert rows["better-loss-mup-default"]["verdict"] == "measured"
     assert {row["verdict"] for name, row in rows.items() if name.startswith("speedup-")} == {"measured"}
     assert rows["search-search"]["hypothesis"] == "H5"
-    assert reports["mmdit-emoji"].files == ["figures/coordcheck.svg", "figures/search.svg", "ledger.json", "report.html"]
+    assert reports["mmdit-emoji"].files == [
+        "curves.csv",
+        "figures/coordcheck.svg",
+        "figures/search.svg",
+        "ledger.json",
+        "metrics.json",
+        "report.html",
+    ]
     assert [name for name, row in rows.items() if row["verdict"] == "not run"] == ["mmdit"]
 
 
@@ -203,7 +211,7 @@ def test_a_gate_alone_makes_a_page(config: Config, digits_folder: Path, tmp_path
     experiment = changed(config.experiments["dit-output-mult"], sweep=None, select=None)
     made = make("dit-output-mult", experiment, digits_folder, tmp_path)
     assert list(made.rows) == ["rules-dit"]
-    assert made.files == ["figures/coordcheck.svg", "ledger.json", "report.html"]
+    assert made.files == ["curves.csv", "figures/coordcheck.svg", "ledger.json", "metrics.json", "report.html"]
     assert "keep their size with width" in made.page
 
 

@@ -125,4 +125,4 @@ def test_a_search_transfers_all_that_it_searched(desk, tmp_path):
 
 def test_beside_a_search_other_arms_keep_the_configurations_values(desk):
     fixed = transfer(desk, "sp-published", None, _search())
-    assert fixed.knobs == Knobs.of(desk, fixed.log2_lr)
+    assert fixed.knobs == Knobs.of(desk, fixed.log2_lr, desk.train.batch_size)
