@@ -5,6 +5,7 @@ The machines are two slurmd on this one. Each test submits `snakemake --profile 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -193,33 +195,57 @@ def test_a_run_longer_than_the_queue_allows_is_cut_into_slices(project: Workspac
     assert "Trying to restart" not in output
 
 
+@dataclass(frozen=True)
+class Disk:
+    """A file system in memory whose size changes while it is in use."""
+
+    path: Path
+
+    def fill(self, spare_kb: int = 0) -> None:
+        """Leave this much room."""
+        used = int(subprocess.run(["du", "-sk", self.path], check=True, capture_output=True, text=True).stdout.split()[0])
+        self._resize(f"{used + spare_kb}k")
+
+    def grow(self) -> None:
+        self._resize("64m")
+
+    def _resize(self, size: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={size}", self.path], check=True)
+
+
+@contextlib.contextmanager
+def small_disk(path: Path) -> Iterator[Disk]:
+    """A disk of 64 MB, mounted at `path`."""
+    path.mkdir(parents=True, exist_ok=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", path], capture_output=True).returncode:
+        pytest.skip("cannot mount a small disk here")
+    try:
+        yield Disk(path)
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
 def test_a_full_disk_is_one_line_and_the_repeated_job_finishes(project: Workspace, undisturbed: dict[str, str]) -> None:
     results = project.path / "results"
     kept = project.path / "kept"
     results.rename(kept)
-    results.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", results], capture_output=True).returncode:
-        pytest.skip("cannot mount a small disk here")
-    try:
+    with small_disk(results) as disk:
         shutil.copytree(kept, results, dirs_exist_ok=True)
-        used = int(subprocess.run(["du", "-sk", results], check=True, capture_output=True, text=True).stdout.split()[0])
-        subprocess.run(["mount", "-o", f"remount,size={used + 64}k", results], check=True)
+        disk.fill(spare_kb=64)
 
         def make_room(step: int, job: str) -> None:
             wait(lambda: "No space left on device" in earlier(project))
-            subprocess.run(["mount", "-o", "remount,size=64m", results], check=True)
+            disk.grow()
 
         output = submit(project, 0.02, make_room)
         lines = [line for line in earlier(project).splitlines() if "No space left" in line]
         assert lines[0].startswith("mudit: smoke/train/sp-published_s0: cannot write")
         assert "Trying to restart" in output
         assert weights(project) == undisturbed
-    finally:
-        subprocess.run(["umount", "--lazy", results], check=True)
 
 
 def test_the_paper_in_miniature_comes_out_the_same_through_slurm_with_faults(slurm: Path, tmp_path: Path) -> None:
-    """All rules up to the reports, from the published formats, on two machines; one job is preempted, one machine dies."""
+    """All rules up to the reports, from the published formats, on two machines; a preemption, a full disk, a lost machine."""
     folder = working_copy(tmp_path / "plain", miniature.CONFIG)
     miniature.write(folder.path)
     text = (folder.path / "config.yaml").read_text()
@@ -227,21 +253,28 @@ def test_the_paper_in_miniature_comes_out_the_same_through_slurm_with_faults(slu
     slurmed = Workspace(Path(shutil.copytree(folder.path, tmp_path / "slurm", symlinks=True)))
     (folder.path / "config.yaml").write_text(text.replace("nodes: 2, per_node: 1", "nodes: 1, per_node: 2"))
     folder.snakemake()
-    process = slurmed.start("snakemake", "--profile", "slurm")
-    try:
-        wait(lambda: list((slurmed.path / "state").glob("*/sweep/*/progress.json")))
-        job = wait(lambda: squeue("--states", "RUNNING", "--format", "%A"))
-        subprocess.run(["scontrol", "requeue", str(job).split()[0]], check=True)
-        wait(lambda: list((slurmed.path / "state").glob("*/train/*/progress.json")))
-        subprocess.run([SERVER, "kill", "n2", slurm], check=True)
-        subprocess.run([SERVER, "up", slurm], check=True)
-        output, _ = process.communicate(timeout=3 * TIMEOUT_S)
-    except BaseException:
-        process.kill()
-        subprocess.run(["scancel", "--user", "root"], check=True)
-        raise
-    assert process.returncode == 0, output[-6000:]
-    assert contents(slurmed) == contents(folder)
+    with small_disk(slurmed.path / "results/pixart-sa1b") as disk:
+        process = slurmed.start("snakemake", "--profile", "slurm")
+        try:
+            wait(lambda: list((slurmed.path / "state").glob("*/sweep/*/progress.json")))
+            job = wait(lambda: squeue("--states", "RUNNING", "--format", "%A"))
+            subprocess.run(["scontrol", "requeue", str(job).split()[0]], check=True)
+            disk.fill()
+            wait(
+                lambda: any("No space left" in log.read_text() for log in slurmed.path.glob("logs/*/pixart-sa1b*/**/*.log.earlier"))
+            )
+            disk.grow()
+            wait(lambda: list((slurmed.path / "state").glob("*/train/*/progress.json")))
+            subprocess.run([SERVER, "kill", "n2", slurm], check=True)
+            subprocess.run([SERVER, "up", slurm], check=True)
+            output, _ = process.communicate(timeout=3 * TIMEOUT_S)
+        except BaseException:
+            process.kill()
+            subprocess.run(["scancel", "--user", "root"], check=True)
+            raise
+        assert process.returncode == 0, output[-6000:]
+        assert "Trying to restart" in output
+        assert contents(slurmed) == contents(folder)
 
 
 def contents(workspace: Workspace) -> dict[str, str]:
