@@ -17,13 +17,14 @@ REPOSITORY = Path(__file__).parents[2]
 SMOKE = REPOSITORY / "tests/smoke/config.yaml"
 SOURCES = ("Snakefile", "dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml", "requirements.lock")
 FOLDERS = ("src", "workflow")
+OWN_PROJECTS = ("test_containers", "test_slurm", "test_text")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker runs all of these, since they share one finished project."""
+    """One worker runs those that share one finished project, and one each of the modules that share something else."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("workflow"))
+            item.add_marker(pytest.mark.xdist_group(item.path.stem if item.path.stem in OWN_PROJECTS else "workflow"))
 
 
 @dataclass(frozen=True)
