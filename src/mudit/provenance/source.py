@@ -83,8 +83,9 @@ def digest(value: Any) -> str:
 
 @cache
 def environment() -> dict[str, Any]:
-    """Interpreter, libraries and, inside of one, the image. Recorded and compared, but another environment makes nothing stale.
+    """Interpreter, libraries, processor and, inside of one, the image. Recorded and compared, but another makes nothing stale.
 
+    Processors round differently (their vector units sum in another order), so the last digits of a run belong to one of them.
     The image describes itself (containers/train.def): digest of its recipe, its base, and a digest of all that is installed.
     """
     lock = hashlib.sha256(LOCK.read_bytes()).hexdigest() if LOCK.is_file() else None
@@ -94,10 +95,27 @@ def environment() -> dict[str, Any]:
             packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             packages[name] = None
-    facts: dict[str, Any] = {"python": platform.python_version(), "lock": lock, "packages": packages}
+    facts: dict[str, Any] = {
+        "python": platform.python_version(),
+        "lock": lock,
+        "packages": packages,
+        "processor": _processor(),
+    }
     if IMAGE.is_file():
         facts["image"] = json.loads(IMAGE.read_text(encoding="utf-8"))
     return {**facts, "digest": digest(facts)}
+
+
+@cache
+def _processor() -> str:
+    """Its architecture, name and widest vector instructions, for example `x86_64 AMD EPYC 9654, avx512f`."""
+    try:
+        lines = [line.partition(":") for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}".strip()
+    facts = {name.strip(): value.strip() for name, _, value in lines}
+    widest = next((each for each in ("avx512f", "avx2") if each in facts.get("flags", "").split()), None)
+    return ", ".join(filter(None, [f"{platform.machine()} {facts.get('model name', '')}".strip(), widest]))
 
 
 def git() -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -124,3 +125,4 @@ def test_environment_names_interpreter_lock_and_libraries() -> None:
     assert facts["python"] == ".".join(map(str, sys.version_info[:3]))
     assert facts["packages"]["torch"]
     assert len(facts["lock"]) == 64
+    assert facts["processor"].startswith(platform.machine())
