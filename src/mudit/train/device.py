@@ -17,6 +17,7 @@ def compute_device() -> torch.device:
 def matmul_precision(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Context of the forward pass: `bf16` autocasts; `tf32` and `fp32` set the product mode of float32 tensors (GPU only)."""
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"  # convolutions have a switch of their own, which is on by default
     if precision == "bf16":
         return torch.autocast(device.type, dtype=torch.bfloat16)
     return contextlib.nullcontext()
