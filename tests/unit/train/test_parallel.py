@@ -22,6 +22,9 @@ from parallel_runs import Case, launch
 
 LOSS, WEIGHT = 1e-6, 3e-6
 
+# One worker runs all of these: they share the runs of one fixture, which takes minutes.
+pytestmark = pytest.mark.xdist_group("parallel")
+
 WHOLE = [
     Case("dit", "dit"),
     Case("dit-sharded", "dit", "sharded"),
