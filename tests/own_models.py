@@ -166,7 +166,9 @@ class ReadsValues(Tiny):
     """Reads tensors' values while it is built and while it runs, which the meta device cannot."""
 
     def __init__(self, width: int) -> None:
-        self.rates = [rate.item() for rate in torch.ones(3)]  # not linspace, which transformers replaces while it loads
+        # Not linspace: torch remembers its constructors at the first use of a device context, and transformers, where that is the
+        # first, has replaced linspace just then; from then on it makes real values on the meta device, too.
+        self.rates = [rate.item() for rate in torch.ones(3)]
         super().__init__(width)
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
