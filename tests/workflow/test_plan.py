@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import time
@@ -156,15 +157,16 @@ def test_snakemake_report_is_one_file(finished: Workspace) -> None:
 
 
 @pytest.mark.parametrize("study", ["desk", "paper"])
-def test_planning_takes_seconds(tmp_path: Path, study: str) -> None:
-    """With compiled bytecode, which the first of two runs leaves behind."""
+def test_planning_takes_less_than_three_seconds(tmp_path: Path, study: str) -> None:
+    """Of the processor, since other tests run beside it; with compiled bytecode, which the first run leaves behind."""
     workspace = working_copy(tmp_path / "clone", REPOSITORY / "config.yaml")
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert workspace.planned("--config", f"study={study}")
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 10.0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(seconds) < 3.0
 
 
 def test_the_slurm_profile_plans_the_paper(tmp_path: Path) -> None:

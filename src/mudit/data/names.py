@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self, overload
@@ -11,7 +12,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-class PackedNames(Sequence[str]):
+class LazyNames(Sequence[str]):
+    """Names that are made when asked for: there may be very many. A slice is a list."""
+
+    @abstractmethod
+    def _name(self, index: int) -> str:
+        """The name at 0 .. n - 1."""
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self._name(place) for place in range(*index.indices(len(self)))]
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"name {index} of {len(self)}")
+        return self._name(place)
+
+
+class PackedNames(LazyNames):
     """An immutable list of names: their UTF-8 bytes one after another, and where each ends (uint8 [bytes], int64 [n])."""
 
     def __init__(self, text: NDArray[np.uint8], ends_n: NDArray[np.int64]) -> None:
@@ -31,22 +52,12 @@ class PackedNames(Sequence[str]):
     def __len__(self) -> int:
         return len(self.ends_n)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
-        if index < 0:
-            index += len(self)
-        if not 0 <= index < len(self):
-            raise IndexError(f"name {index} of {len(self)}")
+    def _name(self, index: int) -> str:
         start = int(self.ends_n[index - 1]) if index else 0
         return self.text[start : int(self.ends_n[index])].tobytes().decode("utf-8", "surrogateescape")
 
 
-class ChosenNames(Sequence[str]):
+class ChosenNames(LazyNames):
     """Some names of a longer list, looked up when asked for."""
 
     def __init__(self, names: Sequence[str], places_n: NDArray[np.int64]) -> None:
@@ -55,13 +66,7 @@ class ChosenNames(Sequence[str]):
     def __len__(self) -> int:
         return len(self._places_n)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self._names[int(place)] for place in self._places_n[index]]
+    def _name(self, index: int) -> str:
         return self._names[int(self._places_n[index])]
 
 

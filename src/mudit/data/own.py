@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import datasets
 import numpy as np
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from mudit.config.data import DatasetSource
 from mudit.data.format import Identity
 from mudit.data.images import IMAGE_SUFFIXES, MissingCaptionError, UnreadableImageError, read_image
-from mudit.data.names import listing_sha256
+from mudit.data.names import LazyNames, listing_sha256
 from mudit.data.sources import Source, image_files
 from mudit.errors import ConfigError, DataError
 from mudit.fetch import cache_folder
@@ -110,8 +109,8 @@ class TextFileFolder(Source):
             raise MissingCaptionError(str(error)) from error
 
 
-class _Names(Sequence[str]):
-    """Names of a table's images, looked up when asked for: there may be very many."""
+class _Names(LazyNames):
+    """Names of a table's images."""
 
     def __init__(self, rows: Any, column: str, root: Path) -> None:
         self._rows, self._column, self._root = rows, column, root
@@ -119,13 +118,7 @@ class _Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[place] for place in range(*index.indices(len(self)))]
+    def _name(self, index: int) -> str:
         row = self._rows[index]
         name = row.get("__key__") or (row[self._column] or {}).get("path")
         if name is None:

@@ -6,9 +6,7 @@ Legend: n images.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
-from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from mudit.config.data import SA1BSource
 from mudit.data.caption_table import CaptionTable, number_of
 from mudit.data.images import MissingCaptionError, read_image
-from mudit.data.names import listing_sha256
+from mudit.data.names import LazyNames, listing_sha256
 from mudit.data.sources import Source
 from mudit.data.tars import open_index
 from mudit.errors import DataError
@@ -87,8 +85,8 @@ class SA1B(Source):
             raise DataError(f"data.source.path {path}: sa_{twice[0]}.jpg lies in two places; remove one of the tars")
 
 
-class _Names(Sequence[str]):
-    """`sa_N`, made when asked for."""
+class _Names(LazyNames):
+    """`sa_N`."""
 
     def __init__(self, numbers_n: NDArray[np.int64]) -> None:
         self._numbers_n = numbers_n
@@ -96,11 +94,5 @@ class _Names(Sequence[str]):
     def __len__(self) -> int:
         return len(self._numbers_n)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [f"sa_{number}" for number in self._numbers_n[index]]
+    def _name(self, index: int) -> str:
         return f"sa_{self._numbers_n[index]}"
