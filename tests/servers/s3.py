@@ -38,6 +38,8 @@ def serving(folder: Path) -> Iterator[S3]:
     log = (folder / "server.log").open("w")
     command = [weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", f"-s3.config={config}"]
     command += [f"-{name}.port={port}" for name, port in ports.items()]
+    # Services that we do not use, on fixed ports that something else may have.
+    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
     command += ["-master.volumeSizeLimitMB=64", "-volume.max=40"]
     server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:
