@@ -66,6 +66,7 @@ class Evidence:
     hyperparameters: dict[str, Hyperparameters]  # by arm
     runs: list[TargetRun]
     metrics: dict[str, dict[str, Record]]  # target -> metric -> record
+    snapshots: dict[str, dict[int, dict[str, Record]]]  # target -> step before the last -> metric -> record
     extractor: dict[str, Any] | None
     scorer: dict[str, Any] | None
 
@@ -74,6 +75,7 @@ class Evidence:
         """From the folders of a job of the stage `report`."""
         folders = job.inputs
         sweeps = {key: _json(path / "trials.json") for key, path in _keyed(folders, "sweep")}
+        scores = {key: _json(path / "metrics.json") for key, path in _keyed(folders, "evaluate")}
         return cls(
             experiment=job.experiment,
             config=job.config,
@@ -86,10 +88,8 @@ class Evidence:
             search=SearchResult.read(folders["search"]) if "search" in folders else None,
             hyperparameters={key: Hyperparameters.read(path) for key, path in _keyed(folders, "transfer")},
             runs=[_run(Target.parse(key), path) for key, path in _keyed(folders, "train")],
-            metrics={
-                key: {record["metric"]: record for record in _json(path / "metrics.json")["records"]}
-                for key, path in _keyed(folders, "evaluate")
-            },
+            metrics={key: _by_metric(each["records"]) for key, each in scores.items()},
+            snapshots={key: _by_step(each.get("snapshots", [])) for key, each in scores.items()},
             extractor=_json(folders["extractor"] / "extractor.json") if "extractor" in folders else None,
             scorer=_json(folders["scorer"] / "scorer.json") if "scorer" in folders else None,
         )
@@ -127,6 +127,12 @@ class Evidence:
         """Seed -> run."""
         return {run.target.seed: run for run in self.runs if run.target.arm == arm}
 
+    def at_step(self, target: Target, step: int) -> dict[str, Record]:
+        """Metric -> record of the weights at a step of a target run; empty where they were not evaluated."""
+        if step == self.config.train.steps:
+            return self.metrics.get(target.name, {})
+        return self.snapshots.get(target.name, {}).get(step, {})
+
     @cached_property
     def config_digest(self) -> str:
         """SHA-256 of all sections of the experiment."""
@@ -142,6 +148,15 @@ def _run(target: Target, folder: Path) -> TargetRun:
     lines = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     finite = [record for record in lines if all(math.isfinite(record[loss]) for loss in ("mse", "vb", "ema_mse", "ema_vb"))]
     return TargetRun(target, _json(folder / "run.json"), finite)
+
+
+def _by_metric(records: list[Record]) -> dict[str, Record]:
+    return {record["metric"]: record for record in records}
+
+
+def _by_step(records: list[Record]) -> dict[int, dict[str, Record]]:
+    steps = sorted({record["step"] for record in records})
+    return {step: _by_metric([record for record in records if record["step"] == step]) for step in steps}
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

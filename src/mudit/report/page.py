@@ -25,6 +25,7 @@ from mudit.report.provenance_section import provenance_section
 from mudit.report.published_section import published_section
 from mudit.report.search_section import search_section
 from mudit.report.style import canvas, inline
+from mudit.report.tables_section import tables_section
 from mudit.report.target_section import target_section
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def _context(evidence: Evidence, rows: list[Row]) -> dict[str, Any]:
         "target": target_section(evidence, rows, panel) if evidence.runs else None,
         "samples": samples_section(evidence) if evidence.config.has("sample") else None,
         "metrics": metrics_section(evidence) if evidence.metrics else None,
+        "tables": tables_section(evidence),
         "costs": _costs(evidence),
         "differences": differences(evidence),
         "published": published_section(evidence),

@@ -119,7 +119,7 @@ def _base_lr(evidence: Evidence, certificate: Certificate) -> list[Row]:
     settings = {(s.setting, s.steps): s for axis in certificate.axes if axis.scheme == "mup" for s in axis.settings}
     model = evidence.config.model
     return [
-        base_lr_row(proxy, list(settings.values()), model.base_width, model.family, comparable=_is_papers_proxy(evidence)),
+        base_lr_row(proxy, list(settings.values()), model.base_width, model.family, comparable=is_papers_proxy(evidence)),
     ]
 
 
@@ -208,17 +208,21 @@ def _runs_of(evidence: Evidence, *arms: str) -> tuple[str, ...]:
     return tuple(f"train/{run.target.name}" for run in evidence.runs if run.target.arm in arms)
 
 
-def _is_papers_proxy(evidence: Evidence) -> bool:
+def is_papers_proxy(evidence: Evidence) -> bool:
     """Whether the proxies are the paper's own, so that its best rate must be found again."""
     model = evidence.config.model
     return model.family in paper.BASE_LR and (getattr(model, "depth", None), model.base_width) == (paper.DEPTH, paper.BASE_WIDTH)
 
 
+def is_papers_target(evidence: Evidence) -> bool:
+    """Whether the target runs have the size of the paper's, DiT-XL-2's and PixArt-α's."""
+    size = (getattr(evidence.config.model, "depth", None), evidence.config.train.width)
+    return evidence.family in paper.BASE_LR and size == (paper.DEPTH, paper.TARGET_WIDTH)
+
+
 def _leaves_out(evidence: Evidence, family: str) -> bool:
     """Whether the experiment stands in for a target of the paper's that it does not train."""
-    if family != evidence.family or not evidence.config.has("train"):
-        return False
-    return (getattr(evidence.config.model, "depth", None), evidence.config.train.width) != (paper.DEPTH, paper.TARGET_WIDTH)
+    return family == evidence.family and evidence.config.has("train") and not is_papers_target(evidence)
 
 
 def _curves(runs: Mapping[int, TargetRun]) -> dict[int, Curve | None]:

@@ -267,7 +267,7 @@ def _evaluate(config: Experiment, folder: Path, key: str) -> None:
         records += [
             score(name, 1 - quality / 10, "chance") for name in ("style_accuracy", "subject_accuracy", "composition_accuracy")
         ]
-    _write(folder / "metrics.json", {"run": key, "records": records})
+    _write(folder / "metrics.json", {"run": key, "records": records, "snapshots": []})
 
 
 def score(metric: str, value: float, floor: str = "floor") -> dict[str, Any]:

@@ -32,6 +32,7 @@ SECTIONS = (
     "target",
     "samples",
     "metrics",
+    "tables",
     "cost",
     "differences",
     "published",
@@ -40,10 +41,10 @@ SECTIONS = (
 _ALWAYS = {"claims", "coordcheck", "differences", "published", "provenance"}
 _TARGET = {"target", "samples", "metrics", "cost"}
 SHOWN = {
-    "dit-output-mult": {"transfer", "certificate", "multiplier"},
+    "dit-output-mult": {"transfer", "certificate", "multiplier", "tables"},
     "uvit-emoji": {"transfer", "certificate"},
-    "pixart-emoji": {"transfer", "certificate", *_TARGET},
-    "mmdit-emoji": {"search", *_TARGET},
+    "pixart-emoji": {"transfer", "certificate", "tables", *_TARGET},
+    "mmdit-emoji": {"search", "tables", *_TARGET},
 }
 
 

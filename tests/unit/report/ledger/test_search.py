@@ -77,8 +77,10 @@ class TestClip:
         assert "above 1" in row_of(result, "clip-best", clip((1.0, 3.0))).finding
         assert "below 1" in row_of(result, "clip-best", clip((-6.0, -2.0))).finding
 
-    def test_says_if_it_is_not_shown_to_matter(self, result: SearchResult) -> None:
-        assert "matters at all is not shown" in row_of(result, "clip-best", clip(share=(0.01, 0.2))).finding
+    def test_decides_nothing_if_it_is_not_shown_to_matter(self, result: SearchResult) -> None:
+        for interval in ((-1.5, 2.0), (-6.0, -2.0)):
+            row = row_of(result, "clip-best", clip(interval, share=(0.01, 0.2)))
+            assert row.verdict == "undecided" and "matters at all is not shown" in row.finding
         assert "matters at all" not in row_of(result, "clip-best", clip(share=(0.1, 0.2))).finding
 
     @pytest.mark.parametrize(
