@@ -2,6 +2,7 @@
 
 Runs draws of the desk-text MMDiT search to its horizon, validation included, on a store of random numbers of the right shapes (the
 arithmetic does not depend on the values), and prints trials per hour and ratios. Each way pays for the start of its processes.
+Seconds are of processor time: with one thread those of an idle machine, and other work beside does not count.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import torch
@@ -74,14 +75,20 @@ def _config(arguments: argparse.Namespace) -> Experiment:
 
 
 def _seconds(arguments: argparse.Namespace, folder: Path, way: str, processes: list[list[int]]) -> float:
-    """Wall seconds of processes that run these trials, one process after another."""
+    """Processor seconds of processes that run these trials, one process after another."""
     options = {"--steps": arguments.steps, "--width": arguments.width, "--batch-size": arguments.batch_size}
     command = [sys.executable, __file__, "--threads", str(arguments.threads), "--trials", str(arguments.trials)]
     command += [text for name, value in options.items() if value is not None for text in (name, str(value))]
-    start = time.perf_counter()
+    start = _children()
     for numbers in processes:
         subprocess.run([*command, "--child", way, str(folder), *map(str, numbers)], check=True)
-    return time.perf_counter() - start
+    return _children() - start
+
+
+def _children() -> float:
+    """Processor seconds of all finished child processes."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _search(config: Experiment, folder: Path, numbers: list[int], *, packed: bool) -> None:
