@@ -8,23 +8,29 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from mudit.provenance import pipelines
+
+from .cluster import SERVER, obstacle
+
 REPOSITORY = Path(__file__).parents[2]
 SMOKE = REPOSITORY / "tests/smoke/config.yaml"
 SOURCES = ("Snakefile", "dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml", "requirements.lock")
 FOLDERS = ("src", "workflow")
-OWN_PROJECTS = ("test_containers", "test_slurm", "test_text")
+# Modules that share something else than the finished project: a Slurm, of which there can be one, or a project of their own.
+GROUPS = {"test_containers": "cluster", "test_slurm": "cluster", "test_text": "text"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker runs those that share one finished project, and one each of the modules that share something else."""
+    """One worker runs all that share something."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem if item.path.stem in OWN_PROJECTS else "workflow"))
+            item.add_marker(pytest.mark.xdist_group(GROUPS.get(item.path.stem, "workflow")))
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,11 @@ class Workspace:
         jobs = re.findall(r"^([\w@-]+) +(\d+)$", table, flags=re.MULTILINE)
         return Counter({name: int(count) for name, count in jobs if not re.match(r"all|total|\w+@", name)})
 
+    def commit(self, message: str) -> None:
+        """All that Git does not ignore."""
+        self.run("git", "add", "--all")
+        self.run("git", "-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "--quiet", "--message", message)
+
     def snakemake(self, *arguments: str) -> str:
         return self.run("snakemake", "--cores", "2", *arguments).stdout
 
@@ -83,6 +94,7 @@ def working_copy(path: Path, config: Path = SMOKE, origin: Path = REPOSITORY) ->
         shutil.copy(origin / ".dvc" / name, path / ".dvc" / name)
     (path / "slurm").symlink_to("workflow/profiles/slurm")
     shutil.copy(config, path / "config.yaml")
+    pipelines.write(path)
     return Workspace(path)
 
 
@@ -106,3 +118,14 @@ def finished(finished_once: Path, tmp_path: Path) -> Workspace:
     """A finished project of the test's own."""
     shutil.copytree(finished_once, tmp_path / "project", symlinks=True)
     return Workspace(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Slurm, started; the folder of its state."""
+    if why := obstacle():
+        pytest.skip(why)
+    folder = tmp_path_factory.mktemp("slurm")
+    subprocess.run([SERVER, "up", folder], check=True)
+    yield folder
+    subprocess.run([SERVER, "down", folder], check=True)

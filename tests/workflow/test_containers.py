@@ -22,6 +22,7 @@ from packaging.requirements import Requirement
 
 from mudit.containers import image
 
+from .cluster import quick
 from .conftest import REPOSITORY, SMOKE, Workspace, working_copy
 
 pytestmark = pytest.mark.slow
@@ -168,21 +169,27 @@ def test_pip_in_the_image_refuses_a_file_with_another_hash(built: Workspace, tmp
     assert "DO NOT MATCH THE HASHES" in done.stdout
 
 
-def test_a_training_job_runs_in_the_image_and_its_manifest_says_so(built: Workspace) -> None:
-    """Through Snakemake, with the same weights as outside."""
+@pytest.mark.parametrize("through", ["local", "slurm"])
+def test_a_training_job_runs_in_the_image_and_its_manifest_says_so(
+    built: Workspace, through: str, request: pytest.FixtureRequest
+) -> None:
+    """Through Snakemake, here and as a job of Slurm, with the same weights as outside."""
     artefact = built.path / "results/smoke/train/sp-published_s0"
     outside = (artefact / "weights.safetensors").read_bytes()
-    before = json.loads((artefact / "manifest.json").read_text())
     shutil.rmtree(artefact)
     shutil.rmtree(built.path / "state/smoke/train/sp-published_s0")
-    bind = f"--bind {sysconfig.get_path('purelib')}:{INSIDE}"
-    built.snakemake("--sdm", "apptainer", "--apptainer-args", bind, "--", TOKEN)
+    arguments = ["--sdm", "apptainer", "--apptainer-args", f"--bind {sysconfig.get_path('purelib')}:{INSIDE}", "--", TOKEN]
+    if through == "slurm":
+        request.getfixturevalue("slurm")
+        quick(built)
+        output = built.run("snakemake", "--profile", "slurm", "--config", "study=smoke", *arguments).stdout
+        assert "SLURM jobid" in output
+    else:
+        built.snakemake(*arguments)
     manifest = json.loads((artefact / "manifest.json").read_text())
     recipe = b"".join((built.path / "containers" / name).read_bytes() for name in ("train.def", "requirements.hashes"))
-    assert "image" not in before["environment"]
     assert manifest["environment"]["image"]["recipe"] == hashlib.sha256(recipe).hexdigest()
     assert re.fullmatch("[0-9a-f]{64}", manifest["environment"]["image"]["packages"])
-    assert manifest["environment"]["digest"] != before["environment"]["digest"]
     assert (artefact / "weights.safetensors").read_bytes() == outside
     verdicts = built.run("mudit", "verify", "--explain", check=False).stdout
     assert "note: made with image.recipe" in verdicts

@@ -20,10 +20,10 @@ import pytest
 import yaml
 
 from . import miniature
-from .conftest import REPOSITORY, Workspace, working_copy
+from .cluster import SERVER, cancel_all, quick
+from .conftest import Workspace, working_copy
 
 pytestmark = pytest.mark.slow
-SERVER = REPOSITORY / "tests/servers/slurm"
 RUN = "smoke/train/sp-published_s0"
 TARGET = f"state/fresh/{RUN}"
 TIMEOUT_S = 400
@@ -48,27 +48,6 @@ Trainer._train_step = _paced
 """
 
 
-def _obstacle() -> str | None:
-    """Why there can be no Slurm here."""
-    if shutil.which("slurmctld") is None or shutil.which("munged") is None:
-        return "no Slurm; tests/servers/slurm install"
-    if os.geteuid() != 0:
-        return "only root can start a Slurm"
-    conf = Path("/etc/slurm/slurm.conf")
-    return "this machine belongs to a Slurm" if conf.exists() and not conf.is_symlink() else None
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A Slurm of two machines, n1 and n2; the folder of its state."""
-    if obstacle := _obstacle():
-        pytest.skip(obstacle)
-    folder = tmp_path_factory.mktemp("slurm")
-    subprocess.run([SERVER, "up", folder], check=True)
-    yield folder
-    subprocess.run([SERVER, "down", folder], check=True)
-
-
 @pytest.fixture(scope="module")
 def prepared(slurm: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A project with all that the run needs, and a profile for quick tests."""
@@ -87,13 +66,6 @@ def prepared(slurm: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace
         file.write(PACED)
     workspace.snakemake("--", "state/fresh/smoke/transfer/sp-published", "state/fresh/smoke/coordcheck/dit")
     return workspace
-
-
-def quick(workspace: Workspace) -> None:
-    """Look after jobs more often than a real cluster would like, and ask for less memory."""
-    for old in ("before-status-checks: 20", "between-status-checks: 20"):
-        workspace.edit("workflow/profiles/slurm/config.v9+.yaml", old, old.replace("20", "2"))
-    workspace.edit("workflow/profiles/slurm/site.yaml", "memory_gb: 64", "memory_gb: 2")
 
 
 @pytest.fixture
@@ -155,11 +127,6 @@ def earlier(project: Workspace) -> str:
 
 def squeue(*arguments: str) -> str:
     return subprocess.run(["squeue", "--noheader", *arguments], check=True, capture_output=True, text=True).stdout.strip()
-
-
-def cancel_all() -> None:
-    """Clear the queue after a failure, whose reason must not be hidden: a job may end just while it is being cancelled."""
-    subprocess.run(["scancel", "--user", "root"], check=False)
 
 
 def wait(condition: Callable[[], object], seconds: float = TIMEOUT_S) -> object:

@@ -19,7 +19,7 @@ from mudit.config.load import load, read
 from mudit.errors import MuditError
 from mudit.plan import estimate, preflight
 from mudit.provenance import tokens
-from mudit.provenance.verdict import causes
+from mudit.provenance.verdict import causes, to_fetch
 
 CONFIG_FILE = Path("config.yaml")
 
@@ -44,8 +44,11 @@ STUDY = config["study"]
 EXPERIMENTS = stages.experiments(LOADED, STUDY)
 
 if workflow.is_main_process:
-    for cause in causes(tokens.sync(LOADED, STUDY)):
+    verdicts = tokens.sync(LOADED, STUDY)
+    for cause in causes(verdicts):
         logger.info(cause)
+    if fetch := to_fetch(LOADED, verdicts):
+        logger.info(f"jobs below read files that are not here; first: {fetch}")
     # Tokens are made in one step: whatever Snakemake marked as incomplete when it was killed is either there or not.
     for mark in Path(".snakemake/incomplete").glob("**/*"):
         if mark.is_file():

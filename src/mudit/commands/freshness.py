@@ -67,7 +67,8 @@ def _print_lines(verdicts: list[Verdict], explain: bool) -> None:
     shown = verdicts if explain else [verdict for verdict in verdicts if not verdict.fresh]
     width = max((len(verdict.artefact.id) for verdict in shown), default=0)
     for verdict in shown:
-        mend = f"  mend: {verdict.mend}" if verdict.mend and explain else ""
+        after = ", after what it reads" if verdict.reasons and not verdict.own_reasons else ""
+        mend = f"  mend: {verdict.mend}{after}" if verdict.mend and explain else ""
         print(f"{verdict.state:10}{verdict.artefact.id:{width}}{mend}".rstrip())
         for line in [*verdict.reasons, *(f"note: {note}" for note in verdict.notes)] if explain else []:
             print(f"          {line}")

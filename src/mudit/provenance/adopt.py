@@ -11,16 +11,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
-from mudit.config.schema import Config, Experiment
+from mudit.config.schema import Config
 from mudit.errors import ProvenanceError
 from mudit.provenance import manifest as manifests
-from mudit.provenance import place, records
+from mudit.provenance import pipelines, place, records
 from mudit.provenance.verdict import Inspector, Verdict
 from mudit.stages import STAGES, Artefact, plan
-
-DVC_FILE = Path("dvc.yaml")
 
 
 def adopt(config: Config, selection: str | None, source: Path | None) -> Iterator[str]:
@@ -76,26 +72,18 @@ def _fetch(artefact: Artefact, source: Path, inspector: Inspector) -> Verdict:
 
 def _commit(adopted: list[Artefact], config: Config) -> Iterator[str]:
     """Tell DVC of every stage of which all artefacts are adopted, so that `dvc push` sends them and `dvc repro` skips them."""
-    if not DVC_FILE.is_file() or not adopted:
-        return
-    walked = _walked(config)
     there = {artefact.id for artefact in adopted}
-    for experiment, stage in dict.fromkeys((artefact.experiment, artefact.stage.name) for artefact in adopted):
-        name = f"{stage}@{experiment}"
-        if name not in walked or not all(each in there for each in _whole(stage, experiment, config.experiments[experiment])):
-            continue
-        done = subprocess.run(["dvc", "commit", "--quiet", "--force", name], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ProvenanceError(f"dvc commit {name}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
-        yield f"{name}: in dvc.lock; dvc push sends it"
-
-
-def _whole(stage: str, experiment: str, config: Experiment) -> list[str]:
-    return [Artefact(experiment, STAGES[stage], key).id for key in STAGES[stage].all_keys(config)]
-
-
-def _walked(config: Config) -> set[str]:
-    """Names of the stages that `dvc.yaml` has: those of the study that it iterates over."""
-    stages = yaml.safe_load(DVC_FILE.read_text(encoding="utf-8"))["stages"]
-    studies = {name: entry["foreach"].removeprefix("${studies.").removesuffix("}") for name, entry in stages.items()}
-    return {f"{name}@{experiment}" for name, study in studies.items() for experiment in config.studies[study]}
+    whole: dict[Path, str] = {}
+    known = pipelines.addresses(Path(), config)
+    for folder, experiment, stage in dict.fromkeys((each.folder, each.experiment, each.stage.name) for each in adopted):
+        keys = STAGES[stage].all_keys(config.experiments[experiment])
+        if folder in known and all(Artefact(experiment, STAGES[stage], key).id in there for key in keys):
+            whole[folder] = known[folder]
+    if not whole:
+        return
+    done = subprocess.run(["dvc", "commit", "--quiet", "--force", *whole.values()], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ProvenanceError(f"dvc commit: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+    for folder in whole:
+        lock = Path(whole[folder].partition(":")[0]).with_name("dvc.lock")
+        yield f"{folder}: in {lock}; dvc push sends it"

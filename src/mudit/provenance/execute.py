@@ -102,9 +102,7 @@ def _recipe(artefact: Artefact, experiment: Experiment) -> dict[str, Any]:
     read = [inspector.verdict(each) for each in inputs(artefact, experiment)]
     for verdict in [*read, *(inspector.verdict(each) for each in gates(artefact, experiment))]:
         if not verdict.done:
-            raise ProvenanceError(
-                f"{artefact.id} needs {verdict.artefact.name}, which is {verdict}; make it with: {verdict.artefact.command}"
-            )
+            raise ProvenanceError(f"{artefact.id} needs {verdict.artefact.name}, which is {verdict}; make it with: {verdict.mend}")
     absent = [verdict.artefact for verdict in read if not verdict.fresh]
     if absent:
         names, folders = (", ".join(each.name for each in absent), dict.fromkeys(each.folder.as_posix() for each in absent))

@@ -64,6 +64,18 @@ def closure(module: str, *named: str) -> dict[str, str]:
     return {name: _digest(name) for name in sorted(found)} | _data_files(path.parent)
 
 
+def file(name: str) -> Path:
+    """The file of one entry of `closure`."""
+    path = PACKAGE.parent / name if "/" in name else _path(name)
+    assert path is not None, f"no module {name}"
+    return path
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file of the package's that lies in a folder or below it, without what Python makes."""
+    return [path for path in folder.rglob("[!.]*") if path.is_file() and path.suffix != ".pyc"]
+
+
 def named_modules(parameters: Any) -> list[str]:
     """Modules that a stage's parameters name: factories and calls of models of the user's own (`family: external`)."""
     if isinstance(parameters, list):
@@ -141,7 +153,7 @@ def _is_infrastructure(name: str) -> bool:
 @cache
 def _data_files(folder: Path) -> dict[str, str]:
     """Files below a package that are neither Python nor made by it -> digest."""
-    files = sorted(path for path in folder.rglob("[!.]*") if path.is_file() and path.suffix not in (".py", ".pyc"))
+    files = sorted(path for path in files_below(folder) if path.suffix != ".py")
     return {path.relative_to(PACKAGE.parent).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

@@ -62,7 +62,7 @@ class Verdict:
     @property
     def own_reasons(self) -> tuple[str, ...]:
         """Reasons that lie in this artefact, not in what it reads."""
-        return tuple(reason for reason in self.reasons if not reason.startswith("input "))
+        return tuple(reason for reason in self.reasons if not reason.removeprefix("record: ").startswith("input "))
 
     def __str__(self) -> str:
         """State and reasons on one line."""
@@ -154,6 +154,15 @@ def inspect(config: Config, selection: str | None, *, quick: bool) -> list[Verdi
         inspector = inspectors.setdefault(artefact.experiment, Inspector(experiment, quick))
         verdicts.append(inspector.verdict(artefact))
     return verdicts
+
+
+def to_fetch(config: Config, verdicts: list[Verdict]) -> str | None:
+    """The command that fetches all that the artefacts which are to be made read and which is elsewhere; None if nothing is."""
+    making = [verdict.artefact for verdict in verdicts if not verdict.done]
+    read = {each.id for artefact in making for each in inputs(artefact, config.experiments[artefact.experiment])}
+    absent = [verdict.artefact for verdict in verdicts if verdict.state == "elsewhere" and verdict.artefact.id in read]
+    folders = dict.fromkeys(artefact.folder.as_posix() for artefact in absent)
+    return f"dvc pull {' '.join(folders)}" if folders else None
 
 
 def causes(verdicts: list[Verdict]) -> list[str]:

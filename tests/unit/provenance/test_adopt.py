@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -92,9 +93,8 @@ def test_an_artefact_that_is_here_is_not_replaced(project: Project, cluster: Pat
 
 
 def test_dvc_hears_of_whole_stages_only(project: Project, cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("dvc.yaml").write_text(
-        "stages:\n" + "".join(f"  {name}: {{foreach: '${{studies.desk}}'}}\n" for name in ("data", "train"))
-    )
+    stages = {name: {"foreach": ["smoke"], "do": {"outs": [{f"results/${{item}}/{name}": {}}]}} for name in ("data", "train")}
+    Path("dvc.yaml").write_text(json.dumps({"stages": stages}))
     shutil.rmtree(cluster / "results/smoke/train/mup_s0")
     calls: list[list[str]] = []
 
@@ -103,8 +103,8 @@ def test_dvc_hears_of_whole_stages_only(project: Project, cluster: Path, monkeyp
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(adoption.subprocess, "run", dvc)
-    assert "data@smoke: in dvc.lock; dvc push sends it" in run(project, cluster)
-    assert calls == [["dvc", "commit", "--quiet", "--force", "data@smoke"]]
+    assert "results/smoke/data: in dvc.lock; dvc push sends it" in run(project, cluster)
+    assert calls == [["dvc", "commit", "--quiet", "--force", "dvc.yaml:data@smoke"]]
 
 
 def test_a_kill_while_copying_leaves_nothing_behind(project: Project, cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:

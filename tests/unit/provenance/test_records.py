@@ -10,7 +10,7 @@ import pytest
 from mudit.errors import ProvenanceError
 from mudit.provenance import manifest as manifests
 from mudit.provenance import records, tokens
-from mudit.provenance.verdict import inspect
+from mudit.provenance.verdict import causes, inspect, to_fetch
 from mudit.stages import artefacts
 from project import Project
 
@@ -68,6 +68,22 @@ def test_only_what_is_read_has_to_be_here(recorded: Project) -> None:
         "fetch them with: dvc pull results/smoke/data results/smoke/train"
     )
     assert recorded.ran == ["evaluate.mup_s0"]
+
+
+def test_a_plan_names_all_that_it_reads_and_is_elsewhere(recorded: Project) -> None:
+    shutil.rmtree("results")
+    assert to_fetch(recorded.config, inspect(recorded.config, None, quick=True)) is None
+    recorded.edit_config("neighbours: 3", "neighbours: 4")
+    verdicts = inspect(recorded.config, None, quick=True)
+    stages = ["data", "extractor", "coordcheck", "sweep", "select", "transfer", "train", "sample"]
+    assert to_fetch(recorded.config, verdicts) == "dvc pull " + " ".join(f"results/smoke/{stage}" for stage in stages)
+    assert [line.partition(": record")[0] for line in causes(verdicts)] == ["missing: evaluate x4, report"]
+
+
+def test_the_way_to_mend_a_recorded_input_is_to_fetch_it(recorded: Project) -> None:
+    (recorded.artefact("train/mup_s0").path / "summary.json").write_text("{ }")
+    with pytest.raises(ProvenanceError, match=r"needs train/mup_s0, which is damaged .*: dvc pull results/smoke/train --force"):
+        recorded.make("sample/mup_s0")
 
 
 def test_an_absent_gate_lets_pass_what_it_passed(recorded: Project) -> None:
