@@ -59,6 +59,7 @@ class Case:
     state: str | None = None  # folder of checkpoints; None: one of its own
     pause_s: float = 0.0  # per step: time for a test to send its signal
     limited_rank: int | None = None  # a rank that may write no file of more than 1000 bytes until the run has ended
+    snapshots: tuple[int, ...] = ()
     file_bytes: int = weights.FILE_BYTES  # largest file of final weights
 
 
@@ -134,6 +135,7 @@ def trainer_of(case: Case, out: Path) -> Trainer:
         checkpoint_every=case.checkpoint_every,
         keep_checkpoints=2,
         identity=case.family,
+        snapshots=tuple(case.snapshots),
     )
     world = World.of_environment()
     workers = TrainWorkers(
@@ -180,6 +182,7 @@ def run(case: Case, out: Path) -> None:
     weights.FILE_BYTES = case.file_bytes
     weights.save_weights(folder, trainer.model, trainer.ema.model, {})
     if rank == 0:
+        trainer.snapshots.put(folder, {})
         rates = {name: group["lr"] for group in trainer.optimizer.param_groups for name in group["names"]}
         facts = {
             "started": started,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mudit.runs import Setting, Target
+from mudit.runs import Benchmarked, Setting, Target
 
 if TYPE_CHECKING:
     from mudit.config.base import Section
@@ -151,6 +151,50 @@ def evaluate_inputs(experiment: Experiment, key: str) -> list[str]:
     return ["data", "extractor", *scorer, weights_of(experiment, key), f"sample/{key}"]
 
 
+def extractor_parameters(experiment: Experiment, key: str) -> Parameters:
+    """Where weights lie is left out, here and below: they are known by their checksum, which the artefact records."""
+    return {
+        "evaluate": fields(experiment.evaluate, "extractor", "reference"),
+        "model": fields(experiment.model, "num_classes"),
+    }
+
+
 def evaluate_parameters(experiment: Experiment, key: str) -> Parameters:
     scorer = ["scorer"] if experiment.has("scorer") else []
-    return dump(experiment, "model", "diffusion", "validation", "evaluate", *scorer) | published(experiment, "raw-weights")
+    sections = dump(experiment, "model", "diffusion", "validation", *scorer)
+    evaluate = experiment.evaluate.model_dump(mode="json", exclude={"weights"})
+    return sections | {"evaluate": evaluate} | published(experiment, "raw-weights")
+
+
+def prompts_inputs(experiment: Experiment, key: str) -> list[str]:
+    """The extractor where real images are to be embedded."""
+    return ["extractor"] if experiment.benchmarks[key].kind == "fid-clip" else []
+
+
+def prompts_parameters(experiment: Experiment, key: str) -> Parameters:
+    data = fields(experiment.data, "captions", "image_size")
+    return {"benchmarks": {key: experiment.benchmarks[key].model_dump(mode="json")}, "data": data} | _judged_by(experiment, key)
+
+
+def benchmark_keys(experiment: Experiment) -> list[str]:
+    """Every benchmark of every run that is sampled."""
+    return [Benchmarked(run, benchmark).name for benchmark in experiment.benchmarks for run in sampled_keys(experiment)]
+
+
+def benchmark_inputs(experiment: Experiment, key: str) -> list[str]:
+    run, benchmark = Benchmarked.parse(key)
+    return ["data", *prompts_inputs(experiment, benchmark), f"prompts/{benchmark}", weights_of(experiment, run)]
+
+
+def benchmark_parameters(experiment: Experiment, key: str) -> Parameters:
+    benchmark = Benchmarked.parse(key).benchmark
+    sample = experiment.sample.model_dump(mode="json", exclude={"train_seeds", "images"})
+    own = {"benchmarks": {benchmark: experiment.benchmarks[benchmark].model_dump(mode="json")}, "sample": sample}
+    return dump(experiment, "model", "diffusion") | own | _judged_by(experiment, benchmark) | published(experiment, "raw-weights")
+
+
+def _judged_by(experiment: Experiment, benchmark: str) -> Parameters:
+    """The extractor of a benchmark's distance."""
+    if experiment.benchmarks[benchmark].kind != "fid-clip":
+        return {}
+    return {"evaluate": fields(experiment.evaluate, "extractor")}

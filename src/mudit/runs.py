@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from mudit.errors import ConfigError
 
@@ -61,6 +62,26 @@ class Target:
         """Inverse of `name`. Raises ConfigError on anything else."""
         match = _full(_TARGET, name, "target run", "mup_s0")
         return cls(match["arm"], int(match["seed"]))
+
+
+class Benchmarked(NamedTuple):
+    """One run and the public benchmark that it is put to."""
+
+    run: str
+    benchmark: str
+
+    @property
+    def name(self) -> str:
+        """For example `mup_s0_coco`. Names of benchmarks have no underscore."""
+        return f"{self.run}_{self.benchmark}"
+
+    @classmethod
+    def parse(cls, name: str) -> Benchmarked:
+        """Inverse of `name`. Raises ConfigError on anything else."""
+        run, _, benchmark = name.rpartition("_")
+        if not run or not benchmark:
+            raise ConfigError(f"{name!r} is not the name of a run and a benchmark; an example is 'mup_s0_coco'")
+        return cls(run, benchmark)
 
 
 def _full(pattern: re.Pattern[str], name: str, what: str, example: str) -> re.Match[str]:

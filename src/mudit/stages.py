@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 RESULTS = Path("results")
 STATE = Path("state")
 _SINGLE = [""]
+_SAMPLED = ("sample.train_seeds", "train.arms", "imported")
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Job:
     @property
     def weights(self) -> Path:
         """The input whose weights are sampled: the target run that the key names, or a checkpoint from elsewhere."""
-        return next(self.inputs[name] for name in (f"train/{self.key}", f"imported/{self.key}") if name in self.inputs)
+        return next(path for name, path in self.inputs.items() if name.startswith(("train/", "imported/")))
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class Stage:
     `parameters` returns everything of the configuration that the result depends on, as JSON values under the names of the
     configuration's sections; what it leaves out may change without making the artefact stale. `gates` are artefacts that must be
     fresh before the stage may run although nothing of them flows into its result: their later changes do not make it stale.
-    An experiment that lacks one of the `sections` has no artefact of the stage. A `parallel` stage may run as several processes
+    An experiment that lacks one of the `sections` has no artefact of the stage. `keyed_by` names the keys of an experiment's
+    configuration that decide which `keys` there are; DVC watches them. A `parallel` stage may run as several processes
     (`execution` in the configuration), each of which calls `run`; only rank 0's summary counts.
     `work` is the relative cost of one artefact: among jobs that could start, the workflow starts the dearest first, so that no
     core idles at the end.
@@ -74,6 +76,7 @@ class Stage:
     inputs: Callable[[Experiment, str], list[str]]
     parameters: Callable[[Experiment, str], Parameters]
     keys: Callable[[Experiment], list[str]] | None = None
+    keyed_by: tuple[str, ...] = ()
     gates: Callable[[Experiment], list[str]] = lambda experiment: []
     sections: tuple[str, ...] = ()
     parallel: bool = False
@@ -147,11 +150,9 @@ _ALL = [
         summary="Prepare the feature extractor of the metrics.",
         module="mudit.evaluate.extractor_stage",
         sections=("evaluate",),
+        parallel=True,
         inputs=depend.inputs("data"),
-        parameters=lambda experiment, key: {
-            "evaluate": depend.fields(experiment.evaluate, "extractor"),
-            "model": depend.fields(experiment.model, "num_classes"),
-        },
+        parameters=depend.extractor_parameters,
     ),
     Stage(
         name="scorer",
@@ -166,6 +167,7 @@ _ALL = [
         summary="Gate: do activations keep their size as width grows?",
         module="mudit.parametrization.gate",
         keys=depend.gate_keys,
+        keyed_by=("model.family", "coordcheck.also"),
         inputs=depend.inputs("data"),
         parameters=depend.gate_parameters,
     ),
@@ -175,6 +177,7 @@ _ALL = [
         module="mudit.sweep.stage",
         sections=("sweep",),
         keys=depend.sweep_keys,
+        keyed_by=("sweep",),
         parallel=True,
         inputs=depend.inputs("data"),
         gates=depend.own_gate,
@@ -206,6 +209,7 @@ _ALL = [
         module="mudit.select.transfer_stage",
         sections=("train",),
         keys=lambda experiment: list(experiment.train.arms),
+        keyed_by=("train.arms",),
         inputs=depend.transfer_inputs,
         parameters=depend.transfer_parameters,
     ),
@@ -215,6 +219,7 @@ _ALL = [
         module="mudit.train.stage",
         sections=("train",),
         keys=lambda experiment: depend.train_keys(experiment, experiment.train.seeds),
+        keyed_by=("train.seeds", "train.arms"),
         parallel=True,
         inputs=lambda experiment, key: ["data", f"transfer/{Target.parse(key).arm}"],
         gates=depend.own_gate,
@@ -227,6 +232,7 @@ _ALL = [
         module="mudit.interchange.stage",
         sections=("imported",),
         keys=lambda experiment: list(experiment.imported),
+        keyed_by=("imported",),
         inputs=depend.inputs(),
         parameters=depend.imported_parameters,
     ),
@@ -236,6 +242,7 @@ _ALL = [
         module="mudit.evaluate.sample_stage",
         sections=("sample",),
         keys=depend.sampled_keys,
+        keyed_by=_SAMPLED,
         parallel=True,
         inputs=lambda experiment, key: ["data", depend.weights_of(experiment, key)],
         parameters=depend.sample_parameters,
@@ -246,8 +253,31 @@ _ALL = [
         module="mudit.evaluate.stage",
         sections=("evaluate",),
         keys=depend.sampled_keys,
+        keyed_by=_SAMPLED,
+        parallel=True,
         inputs=depend.evaluate_inputs,
         parameters=depend.evaluate_parameters,
+    ),
+    Stage(
+        name="prompts",
+        summary="Prompts and reference images of a public benchmark.",
+        module="mudit.benchmark.prompts_stage",
+        sections=("benchmarks",),
+        keys=lambda experiment: list(experiment.benchmarks),
+        keyed_by=("benchmarks",),
+        inputs=depend.prompts_inputs,
+        parameters=depend.prompts_parameters,
+    ),
+    Stage(
+        name="benchmark",
+        summary="Images of one run for a public benchmark, and its figures.",
+        module="mudit.benchmark.stage",
+        sections=("benchmarks",),
+        keys=depend.benchmark_keys,
+        keyed_by=("benchmarks", *_SAMPLED),
+        parallel=True,
+        inputs=depend.benchmark_inputs,
+        parameters=depend.benchmark_parameters,
     ),
     Stage(
         name="report",

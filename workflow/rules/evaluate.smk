@@ -51,3 +51,40 @@ rule scorer:
         "scorer {wildcards.experiment}"
     shell:
         mudit("scorer")
+
+
+# Prompts and reference images of public text-to-image benchmarks, then one job per run and benchmark.
+rule prompts:
+    input:
+        inputs("prompts"),
+    output:
+        touch("state/fresh/{experiment}/prompts/{key}"),
+    log:
+        "logs/prompts/{experiment}/{key}.log",
+    benchmark:
+        "logs/prompts/{experiment}/{key}.tsv"
+    threads: threads("prompts")
+    resources:
+        **demands("prompts"),
+    message:
+        "prompts {wildcards.experiment} {wildcards.key}"
+    shell:
+        mudit("prompts")
+
+
+rule benchmark:
+    input:
+        inputs("benchmark"),
+    output:
+        touch("state/fresh/{experiment}/benchmark/{key}"),
+    log:
+        "logs/benchmark/{experiment}/{key}.log",
+    benchmark:
+        "logs/benchmark/{experiment}/{key}.tsv"
+    threads: threads("benchmark")
+    resources:
+        **demands("benchmark"),
+    message:
+        "benchmark {wildcards.experiment} {wildcards.key}"
+    shell:
+        mudit("benchmark")

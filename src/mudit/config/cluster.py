@@ -47,6 +47,12 @@ class TrainWorkers(Workers):
     compile: bool = Field(description="compile the blocks with torch.compile")
 
 
+class SampleWorkers(Workers):
+    """Processes that share the batches of generated images."""
+
+    compile: bool = Field(description="compile the network's blocks with torch.compile")
+
+
 class ExpectSection(Section):
     """What `mudit plan` takes for granted of data that it cannot count before the store is made."""
 
@@ -62,7 +68,10 @@ class ExecutionSection(Section):
     sweep: TrialWorkers | None = Field(default=None, description="each sweep")
     search: TrialWorkers | None = Field(default=None, description="the random search")
     train: TrainWorkers | None = Field(default=None, description="each target run")
-    sample: Workers | None = Field(default=None, description="images of each run")
+    sample: SampleWorkers | None = Field(default=None, description="images of each run")
+    extractor: Workers | None = Field(default=None, description="real images through the extractor of the metrics")
+    evaluate: Workers | None = Field(default=None, description="metrics of each run")
+    benchmark: SampleWorkers | None = Field(default=None, description="images and figures of each run and benchmark")
 
 
 class ClusterSection(Section):

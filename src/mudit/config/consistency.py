@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mudit.config.benchmarks import check_benchmarks
 from mudit.config.models import MMDiTSection, PixArtSection, UViTSection
 from mudit.config.published import check_published
 
@@ -20,6 +21,8 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "scorer": ("evaluate",),
     "evaluate": ("sample",),
 }
+_PROTOCOLS = {"fid-50k": 50_000, "fid-30k": 30_000}  # images
+_INCEPTION = "inception-v3-compat"
 
 
 def check_fits(experiment: Experiment) -> None:
@@ -30,6 +33,8 @@ def check_fits(experiment: Experiment) -> None:
     _check_widths(experiment)
     _check_features(experiment)
     _check_arms(experiment)
+    _check_protocol(experiment)
+    check_benchmarks(experiment)
     check_published(experiment)
 
 
@@ -55,6 +60,32 @@ def _check_sampled(experiment: Experiment) -> None:
         raise ValueError(f"sample.train_seeds: {seeds}, but there is no section train; give []")
     if not seeds and not experiment.has("imported"):
         raise ValueError("sample.train_seeds: empty, and there is no section imported; nothing would be sampled")
+    if experiment.has("train") and experiment.train.snapshots and experiment.as_published("raw-weights"):
+        raise ValueError("train.snapshots: are averages, and the switch raw-weights samples raw weights; leave one of them out")
+
+
+def _check_protocol(experiment: Experiment) -> None:
+    """Figures that are called FID-50K are that."""
+    if not experiment.has("sample", "evaluate"):
+        return
+    section, inception = experiment.evaluate, experiment.evaluate.extractor == _INCEPTION
+    if section.weights is not None and not inception:
+        raise ValueError(f"evaluate.weights: only {_INCEPTION} reads a file; set it to null")
+    if section.reference.kind == "file" and not inception:
+        raise ValueError(f"evaluate.reference: a file has statistics of {_INCEPTION}, not of {section.extractor}; set kind to data")
+    wanted = _PROTOCOLS.get(section.protocol)
+    if wanted is None:
+        return
+    if experiment.sample.images != wanted:
+        raise ValueError(
+            f"sample.images: {experiment.sample.images}, but evaluate.protocol {section.protocol} is of {wanted}; make them equal, "
+            "or set the protocol to any"
+        )
+    if not inception:
+        raise ValueError(
+            f"evaluate.extractor: {section.extractor}, but evaluate.protocol {section.protocol} is of {_INCEPTION}; take that, or "
+            "set the protocol to any"
+        )
 
 
 def _check_objective(experiment: Experiment) -> None:

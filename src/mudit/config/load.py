@@ -75,6 +75,8 @@ def _check_names(path: Path, config: Config) -> None:
             names += [(f"experiments.{name}.train.arms", arm) for arm in experiment.train.arms]
         if experiment.has("imported"):
             names += [(f"experiments.{name}.imported", each) for each in experiment.imported]
+        if experiment.has("benchmarks"):
+            names += [(f"experiments.{name}.benchmarks", each) for each in experiment.benchmarks]
     for where, name in names:
         if not _NAME.fullmatch(name):
             raise ConfigError(f"{path}: {where}: {name!r} is not a name: a small letter, then small letters, digits and hyphens")

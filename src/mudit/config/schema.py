@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mudit.config.base import Count, Log2, PositiveInt, SchemeName, Section, Share
+from mudit.config.benchmarks import AnyBenchmark
 from mudit.config.cluster import ClusterSection, ExecutionSection
 from mudit.config.consistency import check_fits
 from mudit.config.data import DataSection
@@ -134,12 +135,21 @@ class TrainSection(Section):
     checkpoint_every: PositiveInt = Field(description="steps between checkpoints")
     keep_checkpoints: PositiveInt = Field(description="newest checkpoints kept while a run is unfinished")
     keep_every: PositiveInt | None = Field(description="checkpoints at multiples of so many steps are kept for ever; null: none")
+    snapshots: list[PositiveInt] = Field(
+        description="steps below `steps`, rising, whose average is kept, sampled and scored beside the last one; [] for none"
+    )
     arms: dict[str, Arm] = Field(min_length=1, description="name -> how to train")
 
     @model_validator(mode="after")
     def _kept_checkpoints_exist(self) -> Self:
         if self.keep_every is not None and self.keep_every % self.checkpoint_every:
             raise ValueError(f"keep_every {self.keep_every} is not a multiple of checkpoint_every {self.checkpoint_every}")
+        return self
+
+    @model_validator(mode="after")
+    def _snapshots_rise(self) -> Self:
+        if self.snapshots != sorted(set(self.snapshots)) or self.snapshots[-1:] >= [self.steps]:
+            raise ValueError(f"snapshots {self.snapshots}: steps must rise, and lie below steps {self.steps}")
         return self
 
 
@@ -164,12 +174,38 @@ class SampleSection(Section):
     guide_channels: Literal["all", "first-three"] = Field(description="`first-three` repeats the published code's quirk")
     seed: Count = Field(description="image i uses noise (seed, i) whatever the batch size or process count")
     batch_size: PositiveInt = Field(description="images per forward pass")
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        description="the network's matrix products; with `bf16` some images are drawn in fp32 as well, and the difference stated"
+    )
+
+
+class DataReference(Section):
+    """Generated images are compared with the training images of the store."""
+
+    kind: Literal["data"] = Field(description="the training images")
+    images: PositiveInt | None = Field(description="how many, the first in the store's random order; null: all")
+
+
+class FileReference(Section):
+    """Generated images are compared with a published file, the ADM evaluator's `VIRTUAL_imagenet256_labeled.npz` or its like."""
+
+    kind: Literal["file"] = Field(description="a file with statistics and images")
+    path: str = Field(description="npz with arr_0 (images), mu, sigma, mu_s and sigma_s")
+    sha256: str | None = Field(pattern=r"^[0-9a-f]{64}$", description="what the file must be; null: any, and recorded")
+
+
+AnyReference = Annotated[DataReference | FileReference, Field(discriminator="kind")]
 
 
 class EvaluateSection(Section):
-    """Metrics through torch-fidelity."""
+    """Metrics through torch-fidelity, and sFID beside it (docs/evaluation.md)."""
 
     extractor: str = Field(description="registered feature extractor: digits-cnn, efficientnet-lite0, inception-v3-compat")
+    weights: str | None = Field(description="file of the published Inception weights; null: from torch's download folder")
+    reference: AnyReference = Field(description="the real images")
+    protocol: Literal["fid-50k", "fid-30k", "any"] = Field(
+        description="number of images that sample.images must have, and Inception as the extractor; `any`: not a published protocol"
+    )
     kid_subsets: PositiveInt = Field(description="subsets of the kernel distance")
     kid_subset_size: PositiveInt = Field(description="images in one subset")
     neighbours: PositiveInt = Field(description="k of precision and recall")
@@ -217,6 +253,9 @@ class Experiment(Section):
     sample: SampleSection = Field(default=_ABSENT, description="images from the target")
     scorer: ScorerSection = Field(default=_ABSENT, description="text-image scorer")
     evaluate: EvaluateSection = Field(default=_ABSENT, description="metrics")
+    benchmarks: dict[str, AnyBenchmark] = Field(
+        default=_ABSENT, exclude_if=lambda section: section is None, min_length=1, description="name -> public benchmark"
+    )
     report: ReportSection = Field(description="the page")
     published: PublishedSection = Field(
         default=_ABSENT,

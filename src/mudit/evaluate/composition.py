@@ -45,12 +45,22 @@ class Composition(NamedTuple):
 
         own_N: int64, the place of the caption that each image was made for; captions_VS: all captions in the scorer's space.
         """
-        count, chance = len(own_N), 1 / (self.rivals_VM.shape[1] + 1)
-        subject_N = finds_own(seen.embeddings_NS, captions_VS[own_N], captions_VS, self.rivals_VM[own_N])
-        shares: dict[str, dict[str, Any] | None] = dict.fromkeys(COMPOSITION_METRICS)
-        shares[SUBJECT] = share(int(subject_N.sum()), count, chance)
+        right = self.right(seen, own_N, captions_VS)
+        return {
+            metric: None if right_N is None else share(int(right_N.sum()), len(own_N), self.chance(metric))
+            for metric, right_N in right.items()
+        }
+
+    def right(self, seen: Seen, own_N: Tensor, captions_VS: Tensor) -> dict[str, Tensor | None]:
+        """Metric -> whether each image is right, bool [N]; arguments and None as in `shares`."""
+        right: dict[str, Tensor | None] = dict.fromkeys(COMPOSITION_METRICS)
+        subject_N = right[SUBJECT] = finds_own(seen.embeddings_NS, captions_VS[own_N], captions_VS, self.rivals_VM[own_N])
         if seen.classes_N is not None and self.num_classes > 1:
-            style_N = seen.classes_N == self.labels_V[own_N]
-            shares[STYLE] = share(int(style_N.sum()), count, 1 / self.num_classes)
-            shares[BOTH] = share(int((style_N & subject_N).sum()), count, chance / self.num_classes)
-        return shares
+            style_N = right[STYLE] = seen.classes_N == self.labels_V[own_N]
+            right[BOTH] = style_N & subject_N
+        return right
+
+    def chance(self, metric: str) -> float:
+        """Share that guessing gets right."""
+        subject, style = 1 / (self.rivals_VM.shape[1] + 1), 1 / self.num_classes
+        return {SUBJECT: subject, STYLE: style, BOTH: subject * style}[metric]

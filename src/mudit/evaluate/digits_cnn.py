@@ -3,7 +3,7 @@
 Trained on shifted copies of the images, so that features answer to shape rather than to pixels. Everything about it is fixed here:
 a number that is compared across runs must come from one and the same network.
 
-Shapes: B batch, C channels, H W height and width of images, D features, K classes.
+Shapes: B batch, C channels, H W height and width of images, h w those of a map, D features, K classes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from mudit import random
 from mudit.evaluate.threads import one_thread
 
 FEATURES = 64
+_MAPS = 6  # layers of the body up to the second convolution's activations
 _EPOCHS, _BATCH, _SEED = 12, 64, 0
 _PEAK_LR, _WEIGHT_DECAY, _MAX_SHIFT = 4e-3, 1e-2, 1
 
@@ -40,7 +41,16 @@ class DigitsCNN(nn.Module):
 
     def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 [B, C, H, W] -> features [B, D] and logits [B, K], float32."""
-        features_BD = self.body(images_BCHW.float() / 127.5 - 1.0).mean(dim=(2, 3))
+        return self.top(self.maps(images_BCHW))
+
+    def maps(self, images_BCHW: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] -> what the second convolution makes of it, float32 [B, 64, H/2, W/2]."""
+        maps_BChw: Tensor = self.body[:_MAPS](images_BCHW.float() / 127.5 - 1.0)
+        return maps_BChw
+
+    def top(self, maps_BChw: Tensor) -> tuple[Tensor, Tensor]:
+        """The rest of the way: features [B, D] and logits [B, K], float32."""
+        features_BD = self.body[_MAPS:](maps_BChw).mean(dim=(2, 3))
         return features_BD, self.head(features_BD)
 
 

@@ -1,4 +1,4 @@
-"""Intervals of metrics: Wilson for shares, a bootstrap for means, a delete-a-group jackknife for the Fréchet distance."""
+"""Intervals of metrics: Wilson for shares, a bootstrap for means, a delete-a-group jackknife for Fréchet distances and scores."""
 
 from __future__ import annotations
 
@@ -42,10 +42,15 @@ def jackknife(value: float, without_group: Sequence[float]) -> list[float]:
     Leaving groups out, unlike resampling with replacement, never repeats an image: repeats shrink covariances and push a Fréchet
     distance away from zero.
     """
-    from scipy.stats import t  # slow import
-
     groups = len(without_group)
     mean = sum(without_group) / groups
     error = math.sqrt((groups - 1) / groups * sum((estimate - mean) ** 2 for estimate in without_group))
+    return student(value, error, groups)
+
+
+def student(value: float, error: float, groups: int) -> list[float]:
+    """Interval around a value whose standard error was estimated from so many groups."""
+    from scipy.stats import t  # slow import
+
     half = float(t.ppf((1 + CONFIDENCE) / 2, groups - 1)) * error
     return [value - half, value + half]

@@ -1,9 +1,10 @@
-"""Distribution metrics of features through `torch_fidelity.calculate_metrics`.
+"""Figures of generated against real features: torch-fidelity's arithmetic where it has any, our own for the spatial distance.
 
-Features are computed once per image set and handed to torch-fidelity as a data set whose "extractor" returns what it is given, so
-that samples, floor and reference share one pass, and torch-fidelity's arithmetic is used as published.
+Features are computed once per image set and handed to torch-fidelity as a data set whose "extractor" returns what it is given, or
+as moments, so that samples, floor and reference share one pass, and its arithmetic is used as published. docs/evaluation.md says
+how each figure relates to that of the ADM evaluator (Dhariwal & Nichol 2021).
 
-Shapes: N images, D features.
+Shapes: N images, D features, K classes.
 """
 
 from __future__ import annotations
@@ -13,12 +14,17 @@ from typing import Any
 import torch_fidelity
 from torch import Tensor
 from torch.utils.data import Dataset
+from torch_fidelity.metric_fid import fid_statistics_to_metric
+from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from mudit.config.schema import EvaluateSection
 from mudit.errors import ConfigError
+from mudit.evaluate.frechet import Gaussian
 
 KID_SEED = 2020  # torch-fidelity's own default: which images form the subsets
+SCORE_SPLITS = 10  # of the inception score, in the order of the images; 5,000 images each of 50,000, as published
+_ROWS = 2048  # images whose distances to all others are in memory at a time
 _PASS_THROUGH = "mudit-features"
 
 
@@ -57,21 +63,38 @@ if _PASS_THROUGH not in FEATURE_EXTRACTORS_REGISTRY:
     torch_fidelity.register_feature_extractor(_PASS_THROUGH, PassThrough)
 
 
-def distribution_metrics(generated_ND: Tensor, real_ND: Tensor, section: EvaluateSection) -> dict[str, float]:
+def frechet_distance(generated: Gaussian, real: Gaussian) -> float:
+    """torch-fidelity's Fréchet distance between two Gaussians."""
+    statistics = ({"mu": each.mean_D, "sigma": each.covariance_DD} for each in (generated, real))
+    distance: float = fid_statistics_to_metric(*statistics, verbose=False)[torch_fidelity.KEY_METRIC_FID]
+    return distance
+
+
+def inception_score(logits_NK: Tensor) -> tuple[float, float]:
+    """torch-fidelity's inception score (Salimans et al. 2016) in image order: mean and standard deviation over the splits.
+
+    Raises ConfigError if there are fewer images than splits.
+    """
+    if len(logits_NK) < SCORE_SPLITS:
+        raise ConfigError(f"sample.images {len(logits_NK)}: the inception score needs {SCORE_SPLITS} or more; raise it")
+    figures = isc_features_to_metric(logits_NK, splits=SCORE_SPLITS, shuffle=False)
+    return figures[torch_fidelity.KEY_METRIC_ISC_MEAN], figures[torch_fidelity.KEY_METRIC_ISC_STD]
+
+
+def neighbour_metrics(generated_ND: Tensor, real_ND: Tensor, section: EvaluateSection) -> dict[str, float]:
     """torch-fidelity's figures for generated against real features, float32 [N, D].
 
-    frechet_distance, kernel_distance (mean over subsets) and kernel_distance_std, precision (share of generated images inside the
-    real manifold) and recall (share of real images inside the generated one). Raises ConfigError if a subset of the kernel distance
-    or the number of neighbours asks for more images than there are.
+    kernel_distance (mean over subsets) and kernel_distance_std, precision (share of generated images inside the real manifold) and
+    recall (share of real images inside the generated one; Kynkäänniemi et al. 2019). Raises ConfigError if a subset of the kernel
+    distance or the number of neighbours asks for more images than there are.
     """
     fewest = min(len(generated_ND), len(real_ND))
     if section.kid_subset_size > fewest:
         raise ConfigError(f"evaluate.kid_subset_size {section.kid_subset_size}: the smaller set has {fewest} images; lower it")
     if section.neighbours >= fewest:
         raise ConfigError(f"evaluate.neighbours {section.neighbours}: the smaller set has {fewest} images; lower it")
-    figures = _figures(generated_ND, real_ND, section, fid=True, kid=True, prc=True)
+    figures = _figures(generated_ND, real_ND, section, kid=True, prc=True)
     return {
-        "frechet_distance": figures[torch_fidelity.KEY_METRIC_FID],
         "kernel_distance": figures[torch_fidelity.KEY_METRIC_KID_MEAN],
         "kernel_distance_std": figures[torch_fidelity.KEY_METRIC_KID_STD],
         "precision": figures[torch_fidelity.KEY_METRIC_PRECISION],
@@ -93,6 +116,7 @@ def _figures(generated_ND: Tensor, real_ND: Tensor, section: EvaluateSection, **
         kid_subsets=section.kid_subsets,
         kid_subset_size=section.kid_subset_size,
         prc_neighborhood=section.neighbours,
+        prc_batch_size=_ROWS,
         rng_seed=KID_SEED,
         batch_size=4096,
         save_cpu_ram=True,  # or it starts worker processes to copy vectors

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -79,7 +79,18 @@ class CaptionPrompts:
         return self._split.captions(torch.arange(count) % len(self._split))
 
 
-Prompts = LabelPrompts | CaptionPrompts
+class Prompts(Protocol):
+    """What a set of images asks for."""
+
+    identity: dict[str, Any]  # JSON values that tell these prompts from others
+
+    def of(self, numbers_B: Tensor) -> Prompt:
+        """Conditions of the images with these numbers, int64 [B], on the CPU."""
+        ...
+
+    def texts(self, count: int) -> list[str] | None:
+        """What the first `count` images ask for, if it is text."""
+        ...
 
 
 def make_prompts(store: LatentStore, model: ModelSection, label_seed: int | None) -> Prompts:

@@ -1,6 +1,6 @@
 """Metric records of one set of generated images, each beside the real-vs-real floor.
 
-Two comparisons are made, both against the training images (the *reference*):
+Two comparisons are made, both against the *reference* (training images, or a published file):
 - `value`: all n generated images;
 - `matched`: the first m generated images and, as floor, m held-out images, m being the smaller of the two counts.
 
@@ -13,20 +13,32 @@ Shapes: N images, D features, K classes.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
 
 from mudit.config.schema import EvaluateSection
 from mudit.errors import ConfigError
-from mudit.evaluate.extractor_stage import RealFeatures
-from mudit.evaluate.frechet import Moments, Reference, leave_group_out
-from mudit.evaluate.intervals import jackknife, wilson
-from mudit.evaluate.metrics import KID_SEED, distribution_metrics, kernel_distance
+from mudit.evaluate.extractors import SPATIAL_CHANNELS, Features
+from mudit.evaluate.frechet import Gaussian, Reference, leave_group_out
+from mudit.evaluate.intervals import jackknife, student, wilson
+from mudit.evaluate.metrics import (
+    KID_SEED,
+    SCORE_SPLITS,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    neighbour_metrics,
+)
+from mudit.evaluate.reference import Real
 
-DISTRIBUTION_METRICS = ("frechet_distance", "kernel_distance", "precision", "recall")
+FRECHET, SPATIAL_FRECHET, SCORE = "frechet_distance", "spatial_frechet_distance", "inception_score"
+KERNEL, PRECISION, RECALL = "kernel_distance", "precision", "recall"
+DISTRIBUTION_METRICS = (FRECHET, SPATIAL_FRECHET, SCORE, KERNEL, PRECISION, RECALL)
 ACCURACY = "conditional_accuracy"
 JACKKNIFE_GROUPS = 20
+_JACKKNIFE = f"delete-a-group jackknife over generated images, {JACKKNIFE_GROUPS} groups, reference fixed"
 
 Record = dict[str, Any]
 
@@ -36,29 +48,103 @@ def unusable_records(names: list[str], reason: str, count: int) -> list[Record]:
     return [{"metric": name, "value": None, "reason": reason, "n": count} for name in names]
 
 
-def distribution_records(features_ND: Tensor, real: dict[str, RealFeatures], section: EvaluateSection) -> list[Record]:
-    """One record per name in `DISTRIBUTION_METRICS`. Raises ConfigError if the settings ask for more images than there are."""
-    reference_ND, held_out_ND = real["train"].features_ND, real["validation"].features_ND
-    matched = min(len(features_ND), len(held_out_ND))
-    whole = distribution_metrics(features_ND, reference_ND, section)
-    prefix = whole if matched == len(features_ND) else distribution_metrics(features_ND[:matched], reference_ND, section)
-    floor = distribution_metrics(held_out_ND[:matched], reference_ND, section)
-    details = {
-        "frechet_distance": _frechet_details(whole["frechet_distance"], features_ND, reference_ND),
-        "kernel_distance": _kernel_details(whole["kernel_distance_std"], section),
-        "precision": _share_details(whole["precision"], len(features_ND), "generated images"),
-        "recall": _share_details(whole["recall"], len(reference_ND), "reference images"),
-    }
-    return [
-        {
-            "metric": name,
-            "value": whole[name],
-            "n": len(features_ND),
-            "matched": {"n": matched, "value": prefix[name], "floor": floor[name]},
-            **details[name],
+class Judge:
+    """Compares sets of generated images with one reference. What depends on real images alone is computed once for all sets."""
+
+    def __init__(self, real: Real, section: EvaluateSection) -> None:
+        self._real, self._section = real, section
+        self._reference, self._spatial = Reference(real.gaussian), Reference(real.spatial)
+        self._floors: dict[int, dict[str, float]] = {}
+
+    def distribution_records(self, features: Features) -> list[Record]:
+        """One record per name in `DISTRIBUTION_METRICS`. Raises ConfigError if the settings ask for more images than there are."""
+        matched = min(features.images, self._real.held_out.images)
+        whole = self._figures(features)
+        prefix = whole if matched == features.images else self._figures(features.first(matched))
+        floor = self._floor(matched)
+        details = {
+            FRECHET: self._frechet_details(whole[FRECHET], features.features_ND, self._reference)
+            | {"second_opinion": self._reference.distance(features.features_ND.numpy())},
+            SPATIAL_FRECHET: self._frechet_details(whole[SPATIAL_FRECHET], features.spatial_NS, self._spatial)
+            | {"channels": SPATIAL_CHANNELS},
+            SCORE: _score_details(whole[SCORE], whole["inception_score_std"]),
+            KERNEL: _kernel_details(whole["kernel_distance_std"], self._section),
+            PRECISION: _share_details(whole[PRECISION], features.images, "generated images") | self._neighbours,
+            RECALL: _share_details(whole[RECALL], len(self._real.kept_ND), "kept reference images") | self._neighbours,
         }
-        for name in DISTRIBUTION_METRICS
-    ]
+        return [
+            {
+                "metric": name,
+                "value": whole[name],
+                "n": features.images,
+                "matched": {"n": matched, "value": prefix[name], "floor": floor[name]},
+                **details[name],
+            }
+            for name in DISTRIBUTION_METRICS
+        ]
+
+    def class_records(self, features_ND: Tensor, labels_N: Tensor, class_names: list[str]) -> list[Record]:
+        """The kernel distance of each class to the reference images of that class; no value for one that a set has no images of.
+
+        Raises ConfigError, naming the class, if a subset asks for more images than there are.
+        """
+        records: list[Record] = []
+        for label, name in enumerate(class_names):
+            generated_ND = features_ND[labels_N == label]
+            reference_ND, held_out_ND = self._real.kept_of_class(label), self._real.held_out_of_class(label)
+            fewest = min(len(generated_ND), len(reference_ND), len(held_out_ND))
+            if fewest == 0:
+                records += unusable_records([class_metric(name)], "a class without generated, held-out or training images", 0)
+                continue
+            if self._section.kid_subset_size > fewest:
+                raise ConfigError(
+                    f"evaluate.kid_subset_size {self._section.kid_subset_size}: class {name} has {len(generated_ND)} generated, "
+                    f"{len(held_out_ND)} held-out and {len(reference_ND)} training images; lower it, or sample more"
+                )
+            matched = min(len(generated_ND), len(held_out_ND))
+            value, std = kernel_distance(generated_ND, reference_ND, self._section)
+            prefix = value if matched == len(generated_ND) else self._kernel(generated_ND[:matched], reference_ND)
+            records.append(
+                {
+                    "metric": class_metric(name),
+                    "class": name,
+                    "value": value,
+                    "n": len(generated_ND),
+                    "matched": {"n": matched, "value": prefix, "floor": self._kernel(held_out_ND[:matched], reference_ND)},
+                    **_kernel_details(std, self._section),
+                }
+            )
+        return records
+
+    @property
+    def _neighbours(self) -> Record:
+        """What else a precision or recall depends on."""
+        kept = len(self._real.kept_ND)
+        return {"neighbours": self._section.neighbours, "reference_images": kept, "distances": "float32"}
+
+    def _kernel(self, features_ND: Tensor, reference_ND: Tensor) -> float:
+        return kernel_distance(features_ND, reference_ND, self._section)[0]
+
+    def _floor(self, count: int) -> dict[str, float]:
+        if count not in self._floors:
+            self._floors[count] = self._figures(self._real.held_out.first(count))
+        return self._floors[count]
+
+    def _figures(self, features: Features) -> dict[str, float]:
+        """Every figure of one set, generated or real."""
+        score, std = inception_score(features.logits_NK)
+        return {
+            FRECHET: frechet_distance(Gaussian.of(features.features_ND.numpy()), self._real.gaussian),
+            SPATIAL_FRECHET: self._spatial.distance(features.spatial_NS.numpy()),
+            SCORE: score,
+            "inception_score_std": std,
+            **neighbour_metrics(features.features_ND, self._real.kept_ND, self._section),
+        }
+
+    @staticmethod
+    def _frechet_details(value: float, features_ND: Tensor, reference: Reference) -> Record:
+        without_group = leave_group_out(features_ND.numpy(), reference, JACKKNIFE_GROUPS)
+        return {"interval": jackknife(value, without_group), "interval_method": _JACKKNIFE}
 
 
 def class_metric(class_name: str) -> str:
@@ -66,46 +152,9 @@ def class_metric(class_name: str) -> str:
     return f"kernel_distance/{class_name}"
 
 
-def class_records(
-    features_ND: Tensor, labels_N: Tensor, real: dict[str, RealFeatures], class_names: list[str], section: EvaluateSection
-) -> list[Record]:
-    """The kernel distance of each class to the training images of that class; no value for a class that a set has no images of.
-
-    Raises ConfigError, naming the class, if a subset asks for more images than there are.
-    """
-    records: list[Record] = []
-    for label, name in enumerate(class_names):
-        generated_ND = features_ND[labels_N == label]
-        reference_ND, held_out_ND = real["train"].of_class(label), real["validation"].of_class(label)
-        fewest = min(len(generated_ND), len(reference_ND), len(held_out_ND))
-        if fewest == 0:
-            records += unusable_records([class_metric(name)], "a class without generated, held-out or training images", 0)
-            continue
-        if section.kid_subset_size > fewest:
-            raise ConfigError(
-                f"evaluate.kid_subset_size {section.kid_subset_size}: class {name} has {len(generated_ND)} generated, "
-                f"{len(held_out_ND)} held-out and {len(reference_ND)} training images; lower it, or sample more"
-            )
-        matched = min(len(generated_ND), len(held_out_ND))
-        value, std = kernel_distance(generated_ND, reference_ND, section)
-        prefix = value if matched == len(generated_ND) else kernel_distance(generated_ND[:matched], reference_ND, section)[0]
-        floor = kernel_distance(held_out_ND[:matched], reference_ND, section)[0]
-        records.append(
-            {
-                "metric": class_metric(name),
-                "class": name,
-                "value": value,
-                "n": len(generated_ND),
-                "matched": {"n": matched, "value": prefix, "floor": floor},
-                **_kernel_details(std, section),
-            }
-        )
-    return records
-
-
-def accuracy_record(logits_NK: Tensor | None, labels_N: Tensor, held_out: int, identity: dict[str, Any]) -> Record:
+def accuracy_record(logits_NK: Tensor, labels_N: Tensor, held_out: int, identity: dict[str, Any]) -> Record:
     """Share of generated images that the classifier assigns to the class asked for; the floor is its share on held-out ones."""
-    if logits_NK is None:
+    if not identity["knows_classes"]:
         reason = f"{identity['name']} does not know the classes of this data set"
         return unusable_records([ACCURACY], reason, len(labels_N))[0]
     matched = min(len(labels_N), held_out)
@@ -118,13 +167,12 @@ def accuracy_record(logits_NK: Tensor | None, labels_N: Tensor, held_out: int, i
     }
 
 
-def _frechet_details(value: float, features_ND: Tensor, reference_ND: Tensor) -> Record:
-    """Interval, and the distance again from symmetric eigenvalues in float64: the two differ visibly if either went wrong."""
-    reference = Reference(Moments.of(reference_ND.numpy()))
+def _score_details(value: float, std: float) -> Record:
+    """The splits are disjoint, so leaving one out is Student's interval of their mean."""
     return {
-        "interval": jackknife(value, leave_group_out(features_ND.numpy(), reference, JACKKNIFE_GROUPS)),
-        "interval_method": f"delete-a-group jackknife over generated images, {JACKKNIFE_GROUPS} groups, reference fixed",
-        "second_opinion": reference.distance(features_ND.numpy()),
+        "splits": SCORE_SPLITS,
+        "interval": student(value, std / math.sqrt(SCORE_SPLITS - 1), SCORE_SPLITS),  # the std is divided by the number of splits
+        "interval_method": f"delete-a-group jackknife, which is Student's interval, over the {SCORE_SPLITS} splits in image order",
     }
 
 

@@ -122,7 +122,7 @@ class LinearScorer:
 
     def see(self, batches: Iterable[Tensor]) -> Seen:
         """uint8 batches [B, C, H, W] of images -> what it sees."""
-        features_ND, _ = self._encoder.features(batches)
+        features_ND = self._encoder.features(batches).features_ND
         with one_thread():
             return self._heads.see(features_ND)
 

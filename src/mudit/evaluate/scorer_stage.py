@@ -40,7 +40,7 @@ def run(job: Job) -> dict[str, Any]:
     train, validation = store.split("train"), store.split("validation")
     composition = Composition.of_split(validation, store.info.class_names, section)
     encoder = load_extractor(section.image_encoder, job.out)
-    images = {split: encoder.features(real_images(store, split))[0] for split in SPLITS}
+    images = {split: encoder.features(real_images(store, split)).features_ND for split in SPLITS}
     train_N, validation_V = torch.arange(len(train)), torch.arange(len(validation))
     labels_N = train.labels(train_N)
     heads, loss = fit_heads(images["train"], pooled_text(train, train_N), labels_N, store.info.num_classes, section)

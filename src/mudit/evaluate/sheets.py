@@ -1,12 +1,14 @@
 """Pictures of many images: a column per class, or captions under the images they ask for.
 
-Small images are enlarged by whole pixels. Shapes: N images, C channels, H W height and width in pixels.
+Small images are enlarged by whole pixels. Shapes: N images of a set, K of them in a picture, C channels, H W height and width in
+pixels.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -16,12 +18,17 @@ _WIDE, _LINE, _LINES = 96, 13, 3  # a caption sheet: pixels of a cell and of a l
 _PAPER, _INK = (255, 255, 255), (110, 110, 110)
 
 
-def class_sheet(images_NCHW: Tensor, labels_N: Tensor, class_names: list[str]) -> Image.Image:
-    """The first images of each of the first ten classes, a class per column. Classes take turns in `labels_N`."""
-    num_classes = len(class_names)
+def first_of_classes(labels_N: Tensor, num_classes: int, rows: int = _ROWS) -> Tensor:
+    """Numbers of the first `rows` images of each of the first ten classes, int64, class by class."""
     columns = min(_COLUMNS, num_classes)
-    rows = min(_ROWS, len(labels_N) // num_classes) or 1
-    cell = _enlarged(images_NCHW, _CELL)
+    return torch.cat([torch.nonzero(labels_N == label).flatten()[:rows] for label in range(columns)])
+
+
+def class_sheet(images_KCHW: Tensor, labels_K: Tensor, class_names: list[str]) -> Image.Image:
+    """Some images of each of the first ten classes, a class per column (see `first_of_classes`)."""
+    columns = min(_COLUMNS, len(class_names))
+    rows = max(1, *(int((labels_K == column).sum()) for column in range(columns)))
+    cell = _enlarged(images_KCHW, _CELL)
     step = cell + _GAP
     picture = Image.new("RGB", (columns * step + _GAP, rows * step + _GAP + _CAPTION), _PAPER)
     draw = ImageDraw.Draw(picture)
@@ -29,10 +36,8 @@ def class_sheet(images_NCHW: Tensor, labels_N: Tensor, class_names: list[str]) -
     for column in range(columns):
         left = _GAP + column * step
         draw.text((left + cell / 2, _CAPTION / 2 + 2), _shortened(class_names[column], draw, font, cell), _INK, font, anchor="mm")
-        for row in range(rows):
-            number = row * num_classes + column
-            if number < len(labels_N):
-                picture.paste(_picture(images_NCHW[number], cell), (left, _CAPTION + _GAP + row * step))
+        for row, image_CHW in enumerate(images_KCHW[labels_K == column]):
+            picture.paste(_picture(image_CHW, cell), (left, _CAPTION + _GAP + row * step))
     return picture
 
 

@@ -42,7 +42,8 @@ def text_records(seen: Seen, own_N: Tensor, reference: HeldOut, composition: Com
     )
     shares = composition.shares(seen, own_N, reference.captions_NS)
     ceilings = composition.shares(real, used_U, reference.captions_NS)
-    records = [_score_record(seen, own_N, real, used_U, reference.captions_NS, composition.ids_V, seed)]
+    ceiling = real.embeddings_NS, reference.captions_NS[used_U]
+    records = [score_record(SCORE, seen.embeddings_NS, own_N, reference.captions_NS, composition.ids_V, ceiling, seed)]
     for name in COMPOSITION_METRICS:
         found = shares[name]
         if found is None:
@@ -53,23 +54,29 @@ def text_records(seen: Seen, own_N: Tensor, reference: HeldOut, composition: Com
     return records
 
 
-def _score_record(seen: Seen, own_N: Tensor, real: Seen, used_U: Tensor, captions_VS: Tensor, ids_V: Tensor, seed: int) -> Record:
-    """The score, its floor with other captions that were used, and its ceiling."""
+def score_record(
+    metric: str, images_NS: Tensor, own_N: Tensor, captions_VS: Tensor, ids_V: Tensor, real: tuple[Tensor, Tensor], seed: int
+) -> Record:
+    """The score, its floor with other captions that were used, and its ceiling. Embeddings have rows of length one.
+
+    own_N: the caption of each image; ids_V: captions with the same text have the same number; real: embeddings of real images and
+    of their captions.
+    """
     others_U = ids_V[own_N].unique()  # places of the different captions among those used
     floor = None
     if len(others_U) > 1:
         # Mean over all other captions: what shuffling them gives on average, without a draw.
         total_S = captions_VS[others_U].sum(dim=0)
         wrong_NS = (total_S - captions_VS[own_N]) / (len(others_U) - 1)
-        floor = _mean(seen.embeddings_NS, wrong_NS, seed)
+        floor = _mean(images_NS, wrong_NS, seed)
     return {
-        "metric": SCORE,
-        **_mean(seen.embeddings_NS, captions_VS[own_N], seed),
+        "metric": metric,
+        **_mean(images_NS, captions_VS[own_N], seed),
         "interval_method": f"percentile bootstrap over images, {RESAMPLES} resamples",
         "floor": floor,
         "floor_is": "generated images with the other captions",
-        "ceiling": _mean(real.embeddings_NS, captions_VS[used_U], seed),
-        "ceiling_is": "real held-out images with their own captions",
+        "ceiling": _mean(*real, seed),
+        "ceiling_is": "real images with their own captions",
         "what": _WHAT[SCORE],
     }
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _SHORT_SEQUENCE = 64
+_SHORT_FORWARD = 16
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -111,9 +112,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     `mask`: bool, broadcastable to (batch, H, N, M), True where a key may be seen; every query must see at least one.
 
     On the CPU a few tokens go through two plain products: at 16 tokens the fused kernel, made for long sequences, took 1.5
-    times as long forward and backward (benchmarks/step.py).
+    times as long forward and backward (benchmarks/step.py). Forward alone it takes as long there, and a third at 64 tokens.
     """
-    if q.device.type == "cpu" and q.shape[-2] <= _SHORT_SEQUENCE:
+    if q.device.type == "cpu" and q.shape[-2] <= (_SHORT_SEQUENCE if torch.is_grad_enabled() else _SHORT_FORWARD):
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         if mask is not None:
             logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
@@ -173,12 +174,15 @@ class CrossAttention(nn.Module):
         self.kv_linear = nn.Linear(width, 2 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, caption: Tensor, mask: Tensor) -> Tensor:
-        """x (..., N, D), caption (..., L, D), mask (..., L) bool, True for real tokens -> (..., N, D)."""
+    def forward(self, x: Tensor, caption: Tensor, mask: Tensor, kv: Tensor | None = None) -> Tensor:
+        """x (..., N, D), caption (..., L, D), mask (..., L) bool, True for real tokens -> (..., N, D).
+
+        kv (..., L, 2D): what `kv_linear` makes of the caption, if that is known already.
+        """
         *lead, tokens, width = x.shape
         length, head_dim = caption.shape[-2], width // self.heads
         q = self.q_linear(x).view(-1, tokens, self.heads, head_dim).transpose(1, 2)
-        kv = self.kv_linear(caption).view(-1, length, 2, self.heads, head_dim)
+        kv = (self.kv_linear(caption) if kv is None else kv).view(-1, length, 2, self.heads, head_dim)
         k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)  # each (lead, H, L, D/H)
         mixed = attend(q, k, v, mask.reshape(-1, 1, 1, length))
         return self.proj(mixed.transpose(1, 2).reshape(*lead, tokens, width))
@@ -197,8 +201,13 @@ class _GeluTanh(torch.autograd.Function):
     cubic = 0.044715 * linear
 
     @staticmethod
+    def gate(x: Tensor) -> Tensor:
+        """sigmoid(2u)."""
+        return (x * x).mul_(_GeluTanh.cubic).add_(_GeluTanh.linear).mul_(x).sigmoid_()
+
+    @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        gate = (x * x).mul_(_GeluTanh.cubic).add_(_GeluTanh.linear).mul_(x).sigmoid_()
+        gate = _GeluTanh.gate(x)
         ctx.save_for_backward(x, gate)
         return x * gate
 
@@ -213,7 +222,8 @@ class _GeluTanh(torch.autograd.Function):
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU with the tanh approximation. On the CPU torch's own kernel takes 2.2 times as long (benchmarks/step.py)."""
     if x.device.type == "cpu" and x.dtype == torch.float32 and not torch.compiler.is_compiling():
-        return _GeluTanh.apply(x)
+        # Without a backward pass the gate's memory serves the result: fresh memory costs more than the arithmetic.
+        return _GeluTanh.apply(x) if torch.is_grad_enabled() else _GeluTanh.gate(x).mul_(x)
     return F.gelu(x, approximate="tanh")
 
 

@@ -13,7 +13,7 @@ Legend: B batch, N tokens, L caption tokens, E width of the text features, D wid
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -90,14 +90,14 @@ class PixArtBlock(nn.Module):
         self.cross_attn = CrossAttention(width, heads)
         self.mlp = Mlp(width, mlp_ratio * width)
 
-    def forward(self, x: Tensor, modulation: Tensor, caption: Tensor, mask: Tensor) -> Tensor:
-        """x (..., N, D), modulation (..., 6, D), caption (..., L, D), mask (..., L) -> (..., N, D)."""
+    def forward(self, x: Tensor, modulation: Tensor, caption: Tensor, mask: Tensor, kv: Tensor | None = None) -> Tensor:
+        """x (..., N, D), modulation (..., 6, D), caption (..., L, D), mask (..., L), see CrossAttention for kv -> (..., N, D)."""
         own = modulation + align(self.scale_shift_table, 2, modulation, 2)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = own.unbind(-2)
         width = x.shape[-1]
         attended = self.attn(modulate(F.layer_norm(x, (width,), eps=_NORM_EPS), shift_a, scale_a))
         x = torch.addcmul(x, gate_a.unsqueeze(-2), attended)
-        x = x + self.cross_attn(x, caption, mask)
+        x = x + self.cross_attn(x, caption, mask, kv)
         mapped = self.mlp(modulate(F.layer_norm(x, (width,), eps=_NORM_EPS), shift_m, scale_m))
         return torch.addcmul(x, gate_m.unsqueeze(-2), mapped)
 
@@ -117,6 +117,14 @@ class PixArtFinalLayer(nn.Module):
         both = t_embedding.unsqueeze(-2)
         shift, scale = (both + align(self.scale_shift_table, 2, both, 2)).unbind(-2)
         return self.linear(modulate(F.layer_norm(x, (x.shape[-1],), eps=_NORM_EPS), shift, scale))
+
+
+class PreparedCaptions(NamedTuple):
+    """Captions with everything that the network makes of them alone."""
+
+    embedded: Tensor  # (..., L, D)
+    mask: Tensor  # (..., L)
+    kv: list[Tensor]  # (..., L, 2D) of each block
 
 
 class PixArt(nn.Module):
@@ -149,12 +157,23 @@ class PixArt(nn.Module):
         self.pos_embed: Tensor
         self.register_buffer("pos_embed", position_embedding(width, image_size // patch_size), persistent=False)
 
-    def forward(self, x: Tensor, t: Tensor, condition: TextCondition) -> Tensor:
+    def prepare(self, condition: TextCondition) -> PreparedCaptions:
+        """What does not change from step to step of a sampler."""
+        caption, mask = self.y_embedder(condition)
+        blocks = cast("list[PixArtBlock]", list(self.blocks))
+        return PreparedCaptions(caption, mask, [block.cross_attn.kv_linear(caption) for block in blocks])
+
+    def forward(self, x: Tensor, t: Tensor, condition: TextCondition | PreparedCaptions) -> Tensor:
         """x (..., C, h, w) float, t (...) in steps, captions -> (..., 2C, h, w)."""
         tokens = self.x_embedder(x) + self.pos_embed
         t_embedding = self.t_embedder(t)
         modulation = self.t_block(t_embedding).unflatten(-1, (6, -1))
-        caption, mask = self.y_embedder(condition)
-        for block in self.blocks:
-            tokens = block(tokens, modulation, caption, mask)
+        if isinstance(condition, PreparedCaptions):
+            caption, mask, kv = condition
+            for block, block_kv in zip(self.blocks, kv, strict=True):
+                tokens = block(tokens, modulation, caption, mask, block_kv)
+        else:
+            caption, mask = self.y_embedder(condition)
+            for block in self.blocks:
+                tokens = block(tokens, modulation, caption, mask)
         return unpatchify(self.final_layer(tokens, t_embedding), self.patch_size, 2 * self.channels)

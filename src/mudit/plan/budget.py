@@ -19,7 +19,7 @@ from mudit.plan.study import study_plan
 from mudit.stages import experiments
 
 Raw = dict[str, Any]  # sections of one experiment, as in the file
-_SECTIONS = ("data", "optimizer", "validation", "sweep", "search", "transfer", "train", "sample", "evaluate")
+_SECTIONS = ("data", "optimizer", "validation", "sweep", "search", "transfer", "train", "sample", "evaluate", "benchmarks")
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,9 @@ def _shorter(raw: Raw) -> None:
             raw["search"]["warmup_steps"]["low"] + 1, raw["search"]["warmup_steps"]["high"] // 2
         )
     half(raw.get("train"), "steps", "eval_every", "checkpoint_every", "keep_every")
+    if raw.get("train"):
+        halves = {step // 2 for step in raw["train"]["snapshots"]}
+        raw["train"]["snapshots"] = sorted(step for step in halves if 0 < step < raw["train"]["steps"])
     if raw["optimizer"]["warmup_steps"]:
         raw["optimizer"]["warmup_steps"] //= 2
 
@@ -145,6 +148,13 @@ def _fewer_images(raw: Raw) -> None:
         raw["sample"]["images"] = min(raw["sample"]["images"], 5_000)
     if raw.get("evaluate"):
         raw["evaluate"]["kid_subset_size"] = min(raw["evaluate"]["kid_subset_size"], 500)
+        raw["evaluate"]["protocol"] = "any"
+    for benchmark in (raw.get("benchmarks") or {}).values():
+        benchmark["protocol"] = "any"
+        if benchmark["kind"] == "geneval":
+            benchmark["images_per_prompt"] = 1
+        else:
+            benchmark["images"] = min(benchmark["images"], 5_000)
 
 
 def _share(share: float, held_out: int) -> Callable[[Raw], None]:
@@ -155,6 +165,8 @@ def _share(share: float, held_out: int) -> Callable[[Raw], None]:
         data["share"] = min(data["share"], share)
         data["validation_images"] = min(data["validation_images"], held_out)
         raw["validation"]["images"] = min(raw["validation"]["images"], data["validation_images"])
+        if raw.get("evaluate") and raw["evaluate"]["reference"]["kind"] == "data":
+            raw["evaluate"]["reference"]["images"] = None  # there may be fewer
 
     return change
 

@@ -24,6 +24,11 @@ _CLIP_TOKENS = 77  # always padded to so many
 _DINOV2_B = (768, 3072, 12)
 _DINOV2_PATCH = 14
 
+_CLIP_L_VISION = (1024, 4096, 24)
+_CLIP_L_PATCHES, _CLIP_L_PATCH, _CLIP_L_SPACE = 256, 14, 768
+# Mask2Former with Swin-S and 100 queries on 800 x 800 pixels, to which square images are enlarged: counted on transformers' model.
+MASK2FORMER = 220_909_740_032
+
 INCEPTION = 5_713_216_096  # Inception-v3 at 299 pixels
 EFFICIENTNET = 87_627_248  # EfficientNet-Lite0 at 112 pixels
 
@@ -55,6 +60,13 @@ def features(section: FeatureSection) -> float:
         return EFFICIENTNET * (16 * section.grid / 112) ** 2
     d = _DINOV2_B[0]
     return _transformer(_DINOV2_B, section.grid**2 + 1) + section.grid**2 * 3 * _DINOV2_PATCH**2 * d
+
+
+def clip_vision() -> float:
+    """Of one image through CLIP ViT-L/14."""
+    d = _CLIP_L_VISION[0]
+    patches = _CLIP_L_PATCHES * 3 * _CLIP_L_PATCH**2 * d
+    return patches + _transformer(_CLIP_L_VISION, _CLIP_L_PATCHES + 1) + d * _CLIP_L_SPACE
 
 
 def extractor(name: str) -> float:

@@ -13,24 +13,27 @@ from dataclasses import dataclass
 
 from mudit.config.cluster import ClusterSection, Workers
 from mudit.config.schema import Config, Experiment
-from mudit.depend import sweep_parameters
-from mudit.plan import work
+from mudit.depend import sweep_parameters, weights_of
+from mudit.plan import benchmarks, work
 from mudit.plan.counts import architecture
 from mudit.plan.dataset import DataFacts, facts
 from mudit.plan.hardware import PROCESSORS, Processor
 from mudit.plan.trials import Rounds, search_rounds, sweep_rounds
 from mudit.plan.work import Work
-from mudit.runs import Setting
+from mudit.runs import Benchmarked, Setting
 from mudit.stages import Artefact, artefacts, experiments
 
 HOST_CORES = 8  # that a job without GPUs is given
 _ON_HOST = {"coordcheck", "select", "transfer", "imported", "scorer", "report"}
 _JOB_FILES = 3  # log, benchmark and token of each job
 # Files of one artefact, its manifest included and the data's shards not, as the desk studies leave them.
-_FILES = {"data": 1, "extractor": 3, "scorer": 4, "coordcheck": 3, "sweep": 2, "search": 2, "select": 2, "transfer": 2}
-_FILES |= {"train": 7, "imported": 4, "sample": 5, "evaluate": 2, "report": 6}
+_FILES = {"data": 1, "extractor": 4, "scorer": 4, "coordcheck": 3, "sweep": 2, "search": 2, "select": 2, "transfer": 2}
+_FILES |= {"train": 7, "imported": 4, "sample": 5, "evaluate": 2, "prompts": 4, "benchmark": 6, "report": 6}
+_SET_FILES = 3  # of one set of images: a shard, sample.json, grid.png
+_SHARD_BYTES = 2048 * 3 * 256**2  # of one shard of images; a test holds it to the stage
 _WEIGHT, _MOMENTS = 4, 8  # bytes of a float32 parameter, and of its two moments in AdamW
-_INCEPTION_FEATURES = 2048
+_SEEN = {"inception-v3-compat": (2048, 1008, 2023), "efficientnet-lite0": (1280, 1000, 343)}  # pooled, logits, spatial
+_MOMENT_IMAGES = 16_384  # of one piece of the reference, whose scatters are in the state; a test holds it to the stage
 
 
 @dataclass(frozen=True)
@@ -152,14 +155,33 @@ def _load(artefact: Artefact, experiment: Experiment, data: DataFacts, processes
         case "train":
             return _target(experiment, data)
         case "sample":
+            sets = work.sets(experiment) if weights_of(experiment, artefact.key).startswith("train/") else 1
             pixels = 3 * experiment.sample.images * experiment.data.image_size**2
-            return _Load(work.sampling(experiment, data), result_bytes=pixels, state_bytes=pixels, files=0)
+            # Finished sets share their disk space with the state; of the one that is drawn there are batches as well.
+            files = (sets - 1) * _SET_FILES + sets * (pixels // _SHARD_BYTES)
+            return _Load(work.sampling(experiment, data, sets), result_bytes=sets * pixels, state_bytes=pixels, files=files)
         case "extractor":
-            stored = 4 * _INCEPTION_FEATURES * data.images if experiment.evaluate.extractor == "inception-v3-compat" else 0
-            return _Load(work.embedding(experiment, data, data.images, decoded=True), result_bytes=stored)
+            return _extractor(experiment, data)
         case "evaluate":
-            return _Load(work.embedding(experiment, data, experiment.sample.images, decoded=False))
+            seen = 4 * sum(_SEEN.get(experiment.evaluate.extractor, ())) * experiment.sample.images
+            return _Load(work.scoring(experiment, data), state_bytes=work.sets(experiment) * seen)
+        case "prompts":
+            prepared = benchmarks.prompts(experiment, artefact.key, data)
+            return _Load(prepared.work, result_bytes=prepared.bytes, state_bytes=prepared.bytes, files=prepared.files)
+        case "benchmark":
+            judged = benchmarks.benchmark(experiment, Benchmarked.parse(artefact.key).benchmark, data)
+            return _Load(judged.work, result_bytes=judged.bytes, state_bytes=judged.bytes, files=judged.files)
     return _Load(Work())
+
+
+def _extractor(experiment: Experiment, data: DataFacts) -> _Load:
+    """Results are two covariances and the features of some images; the state has the scatters of each piece of the reference."""
+    images, held_out = work.judged(experiment, data)
+    features, logits, spatial = _SEEN.get(experiment.evaluate.extractor, (0, 0, 0))
+    kept = 4 * (min(work.KEPT, images) * features + held_out * (features + logits + spatial))
+    scatters = 8 * (features**2 + spatial**2)
+    pieces = -(-images // _MOMENT_IMAGES) if experiment.evaluate.reference.kind == "data" else 0
+    return _Load(work.reference(experiment, data), result_bytes=kept + scatters, state_bytes=kept + pieces * scatters, files=pieces)
 
 
 def _sweep(experiment: Experiment, data: DataFacts, key: str, processes: int) -> _Load:
@@ -186,7 +208,7 @@ def _target(experiment: Experiment, data: DataFacts) -> _Load:
     per_checkpoint = 1 + (workers.processes if workers is not None and workers.parallel == "sharded" else 1)
     return _Load(
         work.target(experiment, data),
-        result_bytes=2 * _WEIGHT * parameters,
+        result_bytes=(2 + len(train.snapshots)) * _WEIGHT * parameters,  # snapshots share their disk space with the state
         state_bytes=kept * checkpoint,
-        files=kept * per_checkpoint,
+        files=kept * per_checkpoint + 2 * len(train.snapshots),
     )

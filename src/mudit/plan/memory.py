@@ -64,8 +64,12 @@ def trial(experiment: Experiment, width: int, images: int) -> Memory:
 
 
 def sampling(experiment: Experiment) -> int:
-    """Bytes of the weights, which one process holds whole."""
-    return _WEIGHT * architecture(experiment.model, experiment.train.width).parameters
+    """Bytes of the weights, which one process holds whole, and of PixArt's keys and values of a batch of captions."""
+    model, section, width = experiment.model, experiment.sample, experiment.train.width
+    captions = 0
+    if isinstance(model, PixArtSection):
+        captions = section.batch_size * (1 if section.guidance == 1.0 else 2) * model.max_tokens
+    return _WEIGHT * (architecture(model, width).parameters + captions * 2 * width * len(architecture(model, width).blocks))
 
 
 def _training(model: ModelSection, width: int, images: int, precision: Precision, shards: int, again: bool) -> Memory:

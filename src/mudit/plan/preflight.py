@@ -13,13 +13,15 @@ from pathlib import Path
 from mudit.config.cluster import ClusterSection, TrainWorkers
 from mudit.config.schema import Config, Experiment
 from mudit.data.format import sha256_file
+from mudit.depend import sampled_keys
 from mudit.errors import ConfigError, DataError
 from mudit.plan import memory, show
+from mudit.plan.benchmarks import paths as benchmark_paths
 from mudit.plan.estimate import JobPlan
 from mudit.plan.hardware import PROCESSORS
 from mudit.plan.study import StudyPlan, Total, study_plan
 from mudit.provenance.manifest import FILE as MANIFEST
-from mudit.runs import Setting
+from mudit.runs import Benchmarked, Setting
 from mudit.stages import experiments, known
 
 _SMALL = 512 * 2**20  # bytes of a file that is hashed here: about a second
@@ -41,6 +43,8 @@ def check(
         _check_workers(name, experiment, config.cluster)
         _check_memory(name, experiment, config.cluster)
         _check_paths(name, experiment)
+        _check_reference(name, experiment)
+        _check_benchmarks(name, experiment)
     plan = study_plan(config, study)
     remaining = Total.of([each for each in plan.jobs.values() if not _made(each)], config.cluster.job_hours)
     _check_cap(plan, remaining)
@@ -53,7 +57,7 @@ def _made(job: JobPlan) -> bool:
 
 
 def _check_workers(name: str, experiment: Experiment, cluster: ClusterSection) -> None:
-    for stage in ("data", "sweep", "search", "train", "sample"):
+    for stage in ("data", "sweep", "search", "train", "sample", "extractor", "evaluate", "benchmark"):
         workers = getattr(experiment.execution, stage)
         if workers is None:
             continue
@@ -147,6 +151,19 @@ def _check_paths(name: str, experiment: Experiment) -> None:
             raise DataError(f"{weights}: its SHA-256 is not experiments.{name}.data.encoder_sha256; take the file that was meant")
 
 
+def _check_reference(name: str, experiment: Experiment) -> None:
+    """What the stage `extractor` reads beside the store, unless it is done. Without a path its weights are where that job runs."""
+    from mudit.stages import STAGES, Artefact
+
+    if not experiment.has("evaluate") or (Artefact(name, STAGES["extractor"], "").path / MANIFEST).is_file():
+        return
+    section = experiment.evaluate
+    paths = {"weights": section.weights, "reference.path": section.reference.path if section.reference.kind == "file" else None}
+    for key, path in paths.items():
+        if path is not None and not Path(path).is_file():
+            raise DataError(f"experiments.{name}.evaluate.{key}: {path}: no such file; put it there or change the setting")
+
+
 def _paths(experiment: Experiment) -> Iterator[tuple[str, str]]:
     """(key, path) of what must lie on disk. `name@revision` lies on the hub, and packaged encoders have no path."""
     data = experiment.data
@@ -163,6 +180,21 @@ def _paths(experiment: Experiment) -> Iterator[tuple[str, str]]:
                 yield f"captions.{key}.path", section.path
     if data.features is not None and data.features.encoder_path is not None:
         yield "features.encoder_path", data.features.encoder_path
+
+
+def _check_benchmarks(name: str, experiment: Experiment) -> None:
+    """What the stages `prompts` and `benchmark` read beside other artefacts, of each benchmark that is not done."""
+    from mudit.stages import STAGES, Artefact
+
+    for benchmark in experiment.benchmarks if experiment.has("benchmarks") else ():
+        keys = [Benchmarked(run, benchmark).name for run in sampled_keys(experiment)]
+        made = [Artefact(name, STAGES["prompts"], benchmark), *(Artefact(name, STAGES["benchmark"], key) for key in keys)]
+        if all((artefact.path / MANIFEST).is_file() for artefact in made):
+            continue
+        where = f"experiments.{name}.benchmarks.{benchmark}"
+        for key, path in benchmark_paths(experiment.benchmarks[benchmark]):
+            if not Path(path).exists():
+                raise DataError(f"{where}.{key}: {path}: no such file or folder; put it there or change the path")
 
 
 def _check_cap(plan: StudyPlan, remaining: Total) -> None:

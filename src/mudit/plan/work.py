@@ -3,8 +3,8 @@
 Operations count matrix products, convolutions and attention (`mudit.plan.counts`); a training step is three forward passes. What is
 left out costs little beside them: optimizer, EMA, norms, random numbers, reading and writing.
 
-Precisions are those in which the code runs. Training follows `optimizer.precision`. Convolutions of the autoencoder and Inception
-run in TF32, cuDNN's default. Everything else, validation and sampling included, is float32, and TF32 only where training is.
+Precisions are those in which the code runs. Training follows `optimizer.precision`. Convolutions of the autoencoder run in TF32,
+cuDNN's default. Everything else, validation, sampling and Inception included, is float32, and TF32 only where training is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from mudit.plan.dataset import DataFacts, text_widths
 from mudit.plan.hardware import Precision
 
 GATE_SCHEMES = 2  # muP and the negative control; a test holds it to mudit.parametrization.gate
+KEPT = 10_000  # images whose features are kept; a test holds it to mudit.evaluate.extractor_stage
 _CONVOLUTIONS: Precision = "tf32"
 _PLAIN: Precision = "fp32"
 
@@ -56,7 +57,7 @@ def encoding(experiment: Experiment, data: DataFacts) -> Work:
         views = 2 if section.flip else 1
         work.add(_CONVOLUTIONS, 2 * views * data.images * encoders.vae_encode(section.image_size, data.latent_channels))
     if section.captions is not None and section.captions.storage != "on-the-fly":
-        work.add(_PLAIN, data.images * _caption(experiment, data))
+        work.add(_PLAIN, data.images * caption(experiment, data))
     if section.features is not None:
         work.add(_PLAIN, 2 * data.images * encoders.features(section.features))
     return work
@@ -80,7 +81,7 @@ def training(
         work.again = train_flops(model, width, images) / 3 * architecture(model, width).block_share
         work.add(precision, work.again)
     if experiment.data.captions is not None and experiment.data.captions.storage == "on-the-fly":
-        work.add(_PLAIN, images * _caption(experiment, data))
+        work.add(_PLAIN, images * caption(experiment, data))
     probes = experiment.validation.images * experiment.validation.draws
     return work.add(_outside(precision), inference_flops(model, width, probes * validations))
 
@@ -92,18 +93,50 @@ def target(experiment: Experiment, data: DataFacts) -> Work:
     return training(experiment, data, train.width, train.batch_size, train.steps, 2 * -(-train.steps // train.eval_every), again)
 
 
-def sampling(experiment: Experiment, data: DataFacts) -> Work:
-    """The stage `sample`: every network evaluation, twice with guidance, and the decoder."""
+def sampling(experiment: Experiment, data: DataFacts, sets: int) -> Work:
+    """The stage `sample` of a run with so many sets of weights."""
+    return drawing(experiment, data, sets * experiment.sample.images)
+
+
+def drawing(experiment: Experiment, data: DataFacts, images: int) -> Work:
+    """So many images: every network evaluation, twice with guidance, and the decoder."""
     section, model = experiment.sample, experiment.model
-    passes = section.images * section.steps * (1 if section.guidance == 1.0 else 2)
-    work = Work().add(_PLAIN, inference_flops(model, _width(experiment), passes))
-    return work.plus(_decoding(experiment, data, section.images))
+    passes = images * section.steps * (1 if section.guidance == 1.0 else 2)
+    work = Work().add(section.precision, inference_flops(model, _width(experiment), passes))
+    return work.plus(_decoding(experiment, data, images))
 
 
 def embedding(experiment: Experiment, data: DataFacts, images: int, decoded: bool) -> Work:
     """Features of images for the metrics; `decoded`: the images are real ones, decoded from the store."""
-    work = Work().add(_CONVOLUTIONS, 2 * images * encoders.extractor(experiment.evaluate.extractor))
+    work = Work().add(_PLAIN, 2 * images * encoders.extractor(experiment.evaluate.extractor))
     return work.plus(_decoding(experiment, data, images)) if decoded else work
+
+
+def judged(experiment: Experiment, data: DataFacts) -> tuple[int, int]:
+    """(reference images, held-out images) that pass through the extractor; those of a published file are as many as are kept."""
+    reference, held_out = experiment.evaluate.reference, min(KEPT, experiment.data.validation_images)
+    if reference.kind == "file":
+        return KEPT, held_out
+    return reference.images or max(0, data.images - experiment.data.validation_images), held_out
+
+
+def reference(experiment: Experiment, data: DataFacts) -> Work:
+    """The stage `extractor`: real images, decoded from the store unless a file has them."""
+    images, held_out = judged(experiment, data)
+    decoded = experiment.evaluate.reference.kind == "data"
+    return embedding(experiment, data, images, decoded).plus(embedding(experiment, data, held_out, decoded=True))
+
+
+def sets(experiment: Experiment) -> int:
+    """Sets of generated images of a target run: of its last weights, and of each snapshot."""
+    return 1 + (len(experiment.train.snapshots) if experiment.has("train") else 0)
+
+
+def scoring(experiment: Experiment, data: DataFacts) -> Work:
+    """The stage `evaluate`: the validation loss and the features of every set."""
+    probes = experiment.validation.images * experiment.validation.draws
+    work = Work().add(_PLAIN, inference_flops(experiment.model, _width(experiment), sets(experiment) * probes))
+    return work.plus(embedding(experiment, data, sets(experiment) * experiment.sample.images, decoded=False))
 
 
 def _decoding(experiment: Experiment, data: DataFacts, images: int) -> Work:
@@ -112,7 +145,7 @@ def _decoding(experiment: Experiment, data: DataFacts, images: int) -> Work:
     return Work().add(_CONVOLUTIONS, 2 * images * encoders.vae_decode(experiment.data.image_size, data.latent_channels))
 
 
-def _caption(experiment: Experiment, data: DataFacts) -> float:
+def caption(experiment: Experiment, data: DataFacts) -> float:
     """Operations of one caption through the text encoders."""
     captions = experiment.data.captions
     assert captions is not None

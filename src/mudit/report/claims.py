@@ -58,14 +58,15 @@ def read(config: Config, selection: str | None) -> Claims:
 
 def config_digest(experiment: Experiment) -> str:
     """SHA-256 of an experiment's science, also of one that a stage sees: `execution` changes no result."""
-    absent = {name for name in ("published", "imported") if not experiment.has(name)}  # younger than the first reports
+    younger = ("published", "imported", "benchmarks")  # than the first reports
+    absent = {name for name in younger if not experiment.has(name)}
     names = Experiment.model_fields.keys() - {"execution"} - absent
     sections = {name: getattr(experiment, name) for name in names}
     return digest({name: _plain(section) for name, section in sections.items()})
 
 
 def _plain(section: Any) -> Any:
-    """A section as JSON values; `imported` is a mapping of sections, absent ones are None."""
+    """A section as JSON values; `imported` and `benchmarks` are mappings of sections, absent ones are None."""
     if isinstance(section, dict):
         return {name: _plain(each) for name, each in section.items()}
     return None if section is None else section.model_dump(mode="json")

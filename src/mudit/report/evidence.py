@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mudit.config.schema import Experiment
 from mudit.provenance import manifest as manifests
 from mudit.report.claims import config_digest
-from mudit.runs import Target
+from mudit.runs import Benchmarked, Target
 from mudit.search.records import SearchResult
 from mudit.select.certificate import Certificate
 from mudit.select.hyperparameters import Hyperparameters
@@ -67,6 +67,7 @@ class Evidence:
     runs: list[TargetRun]
     metrics: dict[str, dict[str, Record]]  # target -> metric -> record
     snapshots: dict[str, dict[int, dict[str, Record]]]  # target -> step before the last -> metric -> record
+    benchmarks: dict[str, dict[str, dict[str, Record]]]  # benchmark -> run -> metric -> record
     extractor: dict[str, Any] | None
     scorer: dict[str, Any] | None
 
@@ -90,6 +91,7 @@ class Evidence:
             runs=[_run(Target.parse(key), path) for key, path in _keyed(folders, "train")],
             metrics={key: _by_metric(each["records"]) for key, each in scores.items()},
             snapshots={key: _by_step(each.get("snapshots", [])) for key, each in scores.items()},
+            benchmarks=_benchmarks(_keyed(folders, "benchmark")),
             extractor=_json(folders["extractor"] / "extractor.json") if "extractor" in folders else None,
             scorer=_json(folders["scorer"] / "scorer.json") if "scorer" in folders else None,
         )
@@ -157,6 +159,14 @@ def _by_metric(records: list[Record]) -> dict[str, Record]:
 def _by_step(records: list[Record]) -> dict[int, dict[str, Record]]:
     steps = sorted({record["step"] for record in records})
     return {step: _by_metric([record for record in records if record["step"] == step]) for step in steps}
+
+
+def _benchmarks(folders: list[tuple[str, Path]]) -> dict[str, dict[str, dict[str, Record]]]:
+    found: dict[str, dict[str, dict[str, Record]]] = {}
+    for key, path in folders:
+        run, benchmark = Benchmarked.parse(key)
+        found.setdefault(benchmark, {})[run] = _by_metric(_json(path / "metrics.json")["records"])
+    return found
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

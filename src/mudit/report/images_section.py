@@ -14,6 +14,8 @@ from mudit.report.pictures import generated_sheet, prompt_sheet, real_sheet
 
 METRICS = {
     "frechet_distance": ("Fréchet distance", "↓"),
+    "spatial_frechet_distance": ("spatial Fréchet distance", "↓"),
+    "inception_score": ("inception score", "↑"),
     "kernel_distance": ("kernel distance", "↓"),
     "precision": ("precision", "↑"),
     "recall": ("recall", "↑"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mudit.report import text
+from mudit.report.benchmark_section import benchmark_section
 from mudit.report.certificate_section import certificate_section, transfer_sections
 from mudit.report.costs import searches, spent
 from mudit.report.differences import differences
@@ -93,6 +94,7 @@ def _context(evidence: Evidence, rows: list[Row]) -> dict[str, Any]:
         "target": target_section(evidence, rows, panel) if evidence.runs else None,
         "samples": samples_section(evidence) if evidence.config.has("sample") else None,
         "metrics": metrics_section(evidence) if evidence.metrics else None,
+        "benchmarks": benchmark_section(evidence),
         "tables": tables_section(evidence),
         "costs": _costs(evidence),
         "differences": differences(evidence),

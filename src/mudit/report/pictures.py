@@ -31,17 +31,11 @@ class PromptSheet:
 
 def generated_sheet(folder: Path, num_classes: int) -> str:
     """Data URI from the artefact of the stage `sample`."""
-    import torch
-    from safetensors import safe_open
+    from mudit.evaluate.samples import open_sets
 
-    from mudit.evaluate.samples import SAMPLES_FILE
-
-    with safe_open(folder / SAMPLES_FILE, framework="pt") as file:  # reads only what is shown of what may be gigabytes
-        labels_N = file.get_tensor("labels_N")
-        numbers_N = _first_of_each(labels_N, num_classes)
-        images = file.get_slice("images_NCHW")
-        images_NCHW = torch.cat([images[number : number + 1] for number in numbers_N.tolist()])
-    return _sheet(images_NCHW, labels_N[numbers_N], num_classes)
+    samples = open_sets(folder)[-1]
+    numbers_N = _first_of_each(samples.labels_N, num_classes)
+    return _sheet(samples.picked(numbers_N), samples.labels_N[numbers_N], num_classes)
 
 
 def real_sheet(folder: Path, num_classes: int) -> str:
@@ -63,31 +57,19 @@ def prompt_sheet(data: Path, runs: Mapping[str, Path]) -> PromptSheet:
     data: artefact of the stage `data`; runs: name -> artefact of the stage `sample` of a text model.
     """
     import torch
-    from safetensors import safe_open
 
     from mudit.data.reader import LatentStore
-    from mudit.evaluate.samples import SAMPLES_FILE
+    from mudit.evaluate.samples import open_sets
 
     store = LatentStore.open(data)
     split = store.split("validation")
-    count = min([len(split), *(_drawn(folder) for folder in runs.values())])
+    sets = {name: open_sets(folder)[-1] for name, folder in runs.items()}
+    count = min([len(split), *map(len, sets.values())])
     shown = min(_PROMPTS, count)
     numbers_N = torch.arange(shown) * count // shown  # image i was drawn for caption i
     rows = {"real, held out": _uris(store.encoder().decode(split.latents(numbers_N)))}
-    for name, folder in runs.items():
-        with safe_open(folder / SAMPLES_FILE, framework="pt") as file:
-            images = file.get_slice("images_NCHW")
-            rows[name] = _uris(torch.cat([images[number : number + 1] for number in numbers_N.tolist()]))
+    rows |= {name: _uris(samples.picked(numbers_N)) for name, samples in sets.items()}
     return PromptSheet(split.captions(numbers_N), rows)
-
-
-def _drawn(folder: Path) -> int:
-    from safetensors import safe_open
-
-    from mudit.evaluate.samples import SAMPLES_FILE
-
-    with safe_open(folder / SAMPLES_FILE, framework="pt") as file:
-        return int(file.get_slice("images_NCHW").get_shape()[0])
 
 
 def _uris(images_NCHW: Tensor) -> list[str]:
@@ -96,9 +78,9 @@ def _uris(images_NCHW: Tensor) -> list[str]:
 
 def _first_of_each(labels_N: Tensor, num_classes: int) -> Tensor:
     """Numbers of the first images of each class that is shown."""
-    import torch
+    from mudit.evaluate.sheets import first_of_classes
 
-    return torch.cat([torch.nonzero(labels_N == label).flatten()[:_ROWS] for label in _columns(num_classes)])
+    return first_of_classes(labels_N, num_classes, _ROWS)
 
 
 def _columns(num_classes: int) -> Sequence[int]:

@@ -74,6 +74,8 @@ class ResultTable:
 
     source: str
     columns: tuple[str, ...]
+    measured: tuple[tuple[str, str] | None, ...]
+    """Of each column: kind of benchmark and metric that measure the same here; None: nobody outside can."""
     baseline: tuple[str, tuple[float | None, ...]]
     subject: tuple[str, tuple[float | None, ...]]
     hours: float | None
@@ -85,6 +87,13 @@ RESULTS = {
     "pixart": ResultTable(
         source="table of PixArt-α results at epoch 30; COCO from a note on the paper, not from the paper itself",
         columns=("GenEval ↑", "MJHQ FID-30K ↓", "COCO FID-30K ↓", "MJHQ CLIP ↑", "COCO CLIP ↑"),
+        measured=(
+            ("geneval", "geneval"),
+            ("mjhq", "frechet_distance"),
+            ("coco", "frechet_distance"),
+            ("mjhq", "clip_score"),
+            ("coco", "clip_score"),
+        ),
         baseline=("PixArt-α", (0.15, 42.71, 37.61, None, None)),
         subject=("PixArt-α-μP", (0.26, 29.96, 25.84, None, None)),
         hours=2900.0,
@@ -93,6 +102,7 @@ RESULTS = {
     "mmdit": ResultTable(
         source="abstract and table of MMDiT results",
         columns=("GenEval ↑", "text-image alignment ↑"),
+        measured=(("geneval", "geneval"), None),
         baseline=("MMDiT-18B, tuned by experts", (0.8154, 0.703)),
         subject=("MMDiT-μP-18B", (0.8218, 0.715)),
         hours=None,

@@ -10,8 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mudit.config.benchmarks import FidClipSection
 from mudit.report import published_tables as published
 from mudit.report import text
+from mudit.report.benchmark_section import benchmark_record
 from mudit.report.evidence import Evidence
 from mudit.report.images_section import METRICS
 from mudit.report.ledger.row import SCHEMES, student
@@ -150,7 +152,7 @@ def _fid_here(evidence: Evidence, arm: str, step: int, comparable: bool, fid: fl
     values = [record["value"] for record in records if record["value"] is not None]
     if values:
         bounds = records[0].get("interval") if len(values) == 1 else student(values, evidence.confidence)
-        return Cell(text.significant(sum(values) / len(values), 4), text.interval(bounds))
+        return Cell(text.significant(sum(values) / len(values), 4), _bounds(bounds))
     return Cell("–" if fid is None else _needs(step * published.HOURS_PER_STEP))
 
 
@@ -188,13 +190,33 @@ def _results(evidence: Evidence, subject: str, baseline: str) -> Table:
     for arm, (name, values) in ((baseline, table.baseline), (subject, table.subject)):
         rows.append((f"{name}, paper", [Cell(_UNKNOWN if value is None else f"{value:g}") for value in values]))
         missing = f"not run: {table.why}" if table.hours is None else f"{_needs(table.hours)} ({table.why})"
-        rows.append((f"{arm}, here", [Cell(missing) for _ in values]))
+        cells = [_measured(evidence, arm, measured) for measured in table.measured]
+        rows.append((f"{arm}, here", [cell or Cell(missing) for cell in cells]))
     return Table(
         title=f"Results of {table.subject[0]}",
         note=f"{table.source[:1].upper()}{table.source[1:]}.",
         head=["", *table.columns],
         rows=rows,
     )
+
+
+def _measured(evidence: Evidence, arm: str, measured: tuple[str, str] | None) -> Cell | None:
+    """Our figure of the paper's benchmark, if the experiment has its size and was put to it as published; mean over seeds."""
+    if measured is None or not is_papers_target(evidence) or not evidence.config.has("benchmarks"):
+        return None
+    kind, metric = measured
+    sections = evidence.config.benchmarks.items()
+    names = [name for name, each in sections if kind == (each.prompts.kind if isinstance(each, FidClipSection) else each.kind)]
+    records = [
+        record
+        for name in names
+        for run in evidence.of_arm(arm).values()
+        if (record := benchmark_record(evidence, run.target.name, name, metric)) is not None and record["protocol"] != "any"
+    ]
+    values = [record["value"] for record in records if record["value"] is not None]
+    if len(values) == 1:
+        return Cell(text.significant(values[0], 4), _bounds(records[0].get("interval")))
+    return _mean(values, evidence.confidence) if values else None
 
 
 def _arms(evidence: Evidence) -> Table:
@@ -245,8 +267,11 @@ def _mean(values: Sequence[float], confidence: float, *, best: bool = False) -> 
         return Cell("–")
     bounds = student(values, confidence)
     mean = sum(values) / len(values)
-    beside = "one seed" if bounds is None else f"[{text.significant(bounds[0], 4)}, {text.significant(bounds[1], 4)}]"
-    return Cell(text.significant(mean, 4), beside, best)
+    return Cell(text.significant(mean, 4), "one seed" if bounds is None else _bounds(bounds), best)
+
+
+def _bounds(interval: Sequence[float] | None) -> str:
+    return "" if interval is None else f"[{text.significant(interval[0], 4)}, {text.significant(interval[1], 4)}]"
 
 
 def _fid(value: float) -> str:

@@ -36,6 +36,10 @@ class Crew:
             self._stop = count("stop") > 0
         return self._stop
 
+    def takes(self, seconds: float) -> None:
+        """So long this process may work between two looks at `asked`: it stops that much ahead of a deadline."""
+        self._interrupt.margin_s = max(self._interrupt.margin_s, seconds)
+
     def meet(self, *, unfinished: bool, waiting: Callable[[], object]) -> None:
         """Returns when every process has come. Raises Interrupted in all of them if one left work `unfinished`.
 

@@ -132,11 +132,17 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return list(_outermost(model, kinds))
 
 
+def compile_blocks(model: nn.Module) -> None:
+    """Compile each of the repeated layers, once for all of their kind. Names stay."""
+    for block in blocks(model):
+        block.forward = torch.compile(block.forward)
+
+
 def lighten(model: nn.Module, layout: Layout) -> None:
     """Compile the blocks, and compute their activations again in the backward pass, as the layout says. Names stay."""
+    if layout.compile:
+        compile_blocks(model)
     for block in blocks(model):
-        if layout.compile:
-            block.forward = torch.compile(block.forward)
         if layout.checkpoint_activations:
             # Nothing in a forward pass is random here, so no generator's state is kept.
             again = functools.partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)

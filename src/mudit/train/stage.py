@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def run(job: Job) -> dict[str, object]:
-    """Write weights, their average, `model.json`, `parametrization.json`, `history.jsonl` and `run.json` (status, rate)."""
+    """Write weights, average, snapshots, `model.json`, `parametrization.json`, `history.jsonl` and `run.json` (status, rate)."""
     config, target = job.config, Target.parse(job.key)
     chosen = Hyperparameters.read(job.inputs[f"transfer/{target.arm}"])
     store = LatentStore.open(job.inputs["data"])
@@ -44,6 +44,7 @@ def run(job: Job) -> dict[str, object]:
         checkpoint_every=section.checkpoint_every,
         keep_checkpoints=section.keep_checkpoints,
         keep_every=section.keep_every,
+        snapshots=tuple(section.snapshots),
         identity=_identity(job, target, chosen, table.digest, store.info.model_dump(mode="json")),
     )
     trainer = Trainer(config, store, spec, job.state, layout)
@@ -66,6 +67,7 @@ def run(job: Job) -> dict[str, object]:
     description = {"family": config.model.family, "scheme": chosen.scheme, "width": chosen.width, "parametrization": table.digest}
     save_weights(job.out, trainer.model, trainer.ema.model, description)
     if layout.world.main:
+        trainer.snapshots.put(job.out, description)
         (job.out / "parametrization.json").write_text(json.dumps(table.to_dict(), indent=1) + "\n")
         (job.out / "history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in history.records))
         (job.out / "run.json").write_text(json.dumps(outcome, indent=1) + "\n")

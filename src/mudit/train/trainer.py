@@ -34,6 +34,7 @@ from mudit.train.ema import Ema
 from mudit.train.knobs import Knobs
 from mudit.train.loss import aligns, training_loss
 from mudit.train.parallel import Layout, Network
+from mudit.train.snapshots import Snapshots
 from mudit.train.stored import Stored
 from mudit.train.throughput import Utilisation
 from mudit.train.validation import ValidationSet
@@ -58,6 +59,7 @@ class RunSpec:
     keep_checkpoints: int
     identity: str
     keep_every: int | None = None
+    snapshots: tuple[int, ...] = ()
 
 
 @dataclass
@@ -108,6 +110,7 @@ class Trainer:
             keep_every=spec.keep_every,
             world=self._layout.world,
         )
+        self.snapshots = Snapshots(state / "snapshots", spec.snapshots, self._layout.world)
 
     def run(self, advance: Callable[[float], Any], record: Callable[[dict[str, float]], Any] = lambda values: None) -> History:
         """Train to the last step. Asked to stop by a signal or a deadline, it writes a checkpoint and raises Interrupted.
@@ -127,6 +130,8 @@ class Trainer:
                 if self.step % self.spec.eval_every == 0 or self.step == self.spec.steps:
                     self._record(loss)
                     record(self.history.records[-1])
+                if self.step in self.snapshots.steps and self.history.diverged_at is None:
+                    self.snapshots.take(self.step, self.ema.model)
                 if asked:
                     self._stop()
                 if written:
@@ -219,13 +224,21 @@ class Trainer:
             tensors[f"model.{name}"] = parameter
             for key, tensor in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = tensor
-        state = {"records": list(self.history.records), "diverged_at": self.history.diverged_at}
+        state = {
+            "records": list(self.history.records),
+            "diverged_at": self.history.diverged_at,
+            "snapshots": dict(self.snapshots.taken),
+        }
         return Checkpoint(self.step, tensors, state)
 
     @torch.no_grad()
     def resume(self) -> None:
-        """Go to the newest undamaged checkpoint, if there is one. Raises CheckpointError if it is another run's."""
+        """Go to the newest undamaged checkpoint, if there is one.
+
+        Raises CheckpointError if it is another run's, or if a snapshot from before it is damaged.
+        """
         checkpoint = self.checkpoints.latest()
+        self.snapshots.resume({} if checkpoint is None else checkpoint.state["snapshots"])
         if checkpoint is None:
             return
         stored = checkpoint.tensors

@@ -17,9 +17,10 @@ from mudit.data.reader import LatentStore
 from mudit.diffusion.objective import make_objective
 from mudit.distributed import World, gather
 from mudit.errors import ConfigError
-from mudit.models.condition import map_condition
+from mudit.models.condition import Condition, TextCondition, map_condition
 from mudit.train.batches import condition_of
 
+_HELD_BYTES = 2**28  # of conditions that are kept in memory
 _CHUNK = 256  # probes of one forward pass: large enough for full matmul speed, small enough for the cache
 
 
@@ -39,7 +40,9 @@ class ValidationSet:
         self.t_M = self._objective.stratified_times((slice_M + within_M) / count)
         self.noise = random.normal(section.seed, "validation-noise", 0, probe_M, split.latent_shape)
         self.x0 = split.latents(image_M)
-        self.condition = condition_of(split, config.model, image_M, torch.zeros(count, dtype=torch.bool))
+        self._split, self._model, self._image_M = split, config.model, image_M
+        # Many captions' token features are too much to hold, 2 MB each of T5-XXL: then each pass reads its own.
+        self._held = self._read(image_M) if _bytes(self._read(image_M[:1])) * count <= _HELD_BYTES else None
         self.xt = self._objective.noised(self.x0, self.t_M, self.noise)
 
     @torch.inference_mode()
@@ -66,14 +69,23 @@ class ValidationSet:
         """(mse, vb) of some probes, on the CPU: [probes], or [K, probes]."""
         device = next(model.parameters()).device
 
-        def taken(tensor: Tensor) -> Tensor:
-            value = tensor[places].to(device)
+        def moved(tensor: Tensor) -> Tensor:
+            value = tensor.to(device)
             return value if trials is None else value.expand(trials, *value.shape)
 
-        xt, t, x0, noise = map(taken, (self.xt, self.t_M, self.x0, self.noise))
-        output = model(xt, self._objective.model_time(t), map_condition(taken, self.condition))
+        xt, t, x0, noise = (moved(tensor[places]) for tensor in (self.xt, self.t_M, self.x0, self.noise))
+        output = model(xt, self._objective.model_time(t), map_condition(moved, self._condition(places)))
         mse, vb = self._objective.losses(output, x0, xt, t, noise)
         return mse.cpu(), vb.cpu()
+
+    def _condition(self, places: slice | Tensor) -> Condition:
+        """What the model is told about some probes."""
+        if self._held is None:
+            return self._read(self._image_M[places])
+        return map_condition(lambda tensor: tensor[places], self._held)
+
+    def _read(self, image_B: Tensor) -> Condition:
+        return condition_of(self._split, self._model, image_B, torch.zeros(len(image_B), dtype=torch.bool))
 
     def _means(self, parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         """Means over all probes of their terms, given in pieces of _CHUNK."""
@@ -81,6 +93,10 @@ class ValidationSet:
         for mse_of_part, vb_of_part in parts:
             mse, vb = mse + mse_of_part.sum(dim=-1), vb + vb_of_part.sum(dim=-1)
         return mse / len(self.t_M), vb / len(self.t_M)
+
+
+def _bytes(condition: Condition) -> int:
+    return sum(tensor.nbytes for tensor in (condition if isinstance(condition, TextCondition) else [condition]))
 
 
 def validation_loss(model: nn.Module, store: LatentStore, config: Experiment) -> dict[str, float]:

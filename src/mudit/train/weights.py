@@ -33,14 +33,19 @@ def save_weights(folder: Path, model: nn.Module, ema: nn.Module, description: di
     Called by every process of a run: tensors are put together one at a time, and each file is written by one rank, which alone
     holds it. Raises OSError on every rank if one of them cannot write; otherwise all files are complete when it returns.
     """
-    refused: OSError | None = None
-    for which, module in (("raw", model), ("ema", ema)):
-        refused = _save(folder, _STEMS[which], module) or refused
-    refusals = [error for error in gather(refused) if error is not None]
-    if refusals:
-        raise refusals[0]
+    _save_all(folder, {"raw": model, "ema": ema})
     if World.of_environment().main:
-        (folder / "model.json").write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        save_description(folder, description)
+
+
+def save_average(folder: Path, ema: nn.Module) -> None:
+    """The average alone, without `model.json`; otherwise as `save_weights`."""
+    _save_all(folder, {"ema": ema})
+
+
+def save_description(folder: Path, description: dict[str, Any]) -> None:
+    """`model.json`, as `save_weights` writes it."""
+    (folder / "model.json").write_text(json.dumps(description, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def weight_files(folder: Path, which: Literal["ema", "raw"]) -> list[Path]:
@@ -71,6 +76,15 @@ def load_model(folder: Path, config: Experiment, which: Literal["ema", "raw"] = 
         )
     model.load_state_dict(found, strict=False)  # tied parameters are filled under their first name
     return model.requires_grad_(False).eval()
+
+
+def _save_all(folder: Path, modules: dict[str, nn.Module]) -> None:
+    refused: OSError | None = None
+    for which, module in modules.items():
+        refused = _save(folder, _STEMS[which], module) or refused
+    refusals = [error for error in gather(refused) if error is not None]
+    if refusals:
+        raise refusals[0]
 
 
 def _save(folder: Path, stem: str, module: nn.Module) -> OSError | None:

@@ -84,6 +84,23 @@ def test_shipped_configurations_are_valid(path: str) -> None:
             "MuP: {",
             ARMS + ": 'MuP' is not a name: a small letter, then small letters, digits and hyphens",
         ),
+        (
+            "protocol: any",
+            "protocol: fid-50k",
+            "experiments.smoke: sample.images: 60, but evaluate.protocol fid-50k is of 50000; make them equal, or set the protocol "
+            "to any",
+        ),
+        (
+            "      weights: null",
+            "      weights: inception.pth",
+            "experiments.smoke: evaluate.weights: only inception-v3-compat reads a file; set it to null",
+        ),
+        (
+            "reference: {kind: data, images: null}",
+            "reference: {kind: file, path: reference.npz, sha256: null}",
+            "experiments.smoke: evaluate.reference: a file has statistics of inception-v3-compat, not of digits-cnn; set kind to "
+            "data",
+        ),
         ("desk: [smoke]", "smoke: [smoke]\n  desk: [smoke]", "'smoke' names both a study and an experiment; rename one"),
     ],
 )
@@ -110,6 +127,19 @@ def test_yaml_errors_name_the_line(tmp_path: Path, text: str, message: str) -> N
     with pytest.raises(ConfigError) as error:
         read(path)
     assert str(error.value) == f"{path}{message}"
+
+
+def test_a_published_protocol_is_of_its_images_and_of_inception() -> None:
+    """FID-50K and FID-30K name a number of images and a network; whoever wants others says so."""
+    paper = load(REPOSITORY / "config.yaml").experiments
+    protocols = {name: each.evaluate.protocol for name, each in paper.items() if each.has("evaluate")}
+    assert protocols["dit-imagenet"] == "fid-50k" and protocols["pixart-sa1b"] == protocols["mmdit-18b"] == "fid-30k"
+    raw = {name: section for name, section in paper["pixart-sa1b"].model_dump(mode="json").items() if section is not None}
+    assert type(paper["pixart-sa1b"]).model_validate(raw).sample.images == 30_000
+    with pytest.raises(
+        ValueError, match=r"efficientnet-lite0, but evaluate\.protocol fid-30k is of inception-v3-compat; take that, or set"
+    ):
+        type(paper["pixart-sa1b"]).model_validate(raw | {"evaluate": raw["evaluate"] | {"extractor": "efficientnet-lite0"}})
 
 
 def test_missing_file(tmp_path: Path) -> None:

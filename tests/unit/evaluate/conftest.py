@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import mudit.data.stage
 import mudit.evaluate.extractor_stage
 import mudit.evaluate.scorer_stage
 from mudit.config.load import load
+from mudit.evaluate.samples import open_sets
 from mudit.models.registry import build
 from mudit.parametrization.apply import parametrize
 from mudit.parametrization.table import table_for
@@ -58,6 +60,30 @@ def extractor(digits, make_job, store, tmp_path_factory):
     job = make_job(digits, "extractor", tmp_path_factory.mktemp("extractor"), {"data": store})
     mudit.evaluate.extractor_stage.run(job)
     return job.out
+
+
+class Drawn(NamedTuple):
+    """The last set of an artefact, whole."""
+
+    images_NCHW: torch.Tensor
+    labels_N: torch.Tensor
+    seeds_N2: torch.Tensor
+    finite_N: torch.Tensor
+    captions_N: torch.Tensor | None
+    subjects_N: torch.Tensor | None
+
+
+def drawn(folder: Path) -> tuple[Drawn, dict[str, Any]]:
+    """Images and settings of what `sample` wrote."""
+    found = open_sets(folder)[-1]
+    images_NCHW = torch.cat(list(found.batches(7)))
+    columns = (found.labels_N, found.seeds_N2, found.finite_N, found.captions_N, found.subjects_N)
+    return Drawn(images_NCHW, *columns), found.settings
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Contents by name, of folders within as well."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def write_target(folder: Path, experiment, scale: float = 1.0, alignment_weight: float = 0.0) -> Path:

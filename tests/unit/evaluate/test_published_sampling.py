@@ -13,10 +13,9 @@ from mudit.config.published import PublishedSection
 from mudit.data.format import sha256_file
 from mudit.evaluate import sample_stage
 from mudit.evaluate.prompts import LabelPrompts
-from mudit.evaluate.samples import load_artefact
 from support import changed
 
-from .conftest import write_target
+from .conftest import drawn, write_target
 
 
 def test_random_labels_are_uniform_and_each_images_own():
@@ -47,7 +46,7 @@ def unequal(digits, tmp_path):
 def test_the_sampled_set_has_the_random_labels_and_says_so(published, make_job, store, target, tmp_path):
     job = make_job(published("random-labels"), "sample/mup_s0", tmp_path, {"data": store, "train/mup_s0": target})
     sample_stage.run(job)
-    samples, settings = load_artefact(job.out)
+    samples, settings = drawn(job.out)
     assert torch.equal(samples.labels_N, LabelPrompts(10, seed=0).of(torch.arange(23)).labels_B)
     assert samples.labels_N.tolist() != [i % 10 for i in range(23)] and settings["prompts"]["drawn_with"] == 0
 
@@ -61,7 +60,7 @@ def test_images_and_scores_are_those_of_the_raw_weights(digits, published, make_
         inputs = {"data": store, "train/mup_s0": unequal}
         job = make_job(experiment, "sample/mup_s0", tmp_path / name, inputs)
         sample_stage.run(job)
-        samples, settings = load_artefact(job.out)
+        samples, settings = drawn(job.out)
         assert settings["weights"] == {"file": file, "sha256": sha256_file(unequal / file)}
         images[name] = samples.images_NCHW
         scored = make_job(

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from mudit.data.format import sha256_file
 from mudit.errors import DataError
-from mudit.evaluate import sample_stage
-from mudit.evaluate.samples import GRID_FILE, load_artefact
+from mudit.evaluate import generate, sample_stage
+from mudit.evaluate.drawer import NetworkDrawer
+from mudit.evaluate.samples import FINAL, GRID_FILE, open_sets
 from mudit.evaluate.sheets import class_sheet
+from mudit.interrupt import EXIT_CODE
+
+from .conftest import drawn, files_of
 
 
 @pytest.fixture
@@ -23,7 +35,7 @@ def sample(make_job, store, target, tmp_path):
     def run(experiment, train=target, root=None):
         job = make_job(experiment, "sample/mup_s0", root or tmp_path / str(next(counter)), {"data": store, "train/mup_s0": train})
         summary = sample_stage.run(job)
-        return summary, *load_artefact(job.out), job
+        return summary, *drawn(job.out), job
 
     return run
 
@@ -65,35 +77,35 @@ def test_guidance_counts_both_passes(digits, sample):
 
 def test_artefact_is_deterministic(digits, sample):
     first, again = sample(digits)[3].out, sample(digits)[3].out
-    assert {f.name: f.read_bytes() for f in first.iterdir()} == {f.name: f.read_bytes() for f in again.iterdir()}
+    assert files_of(first) == files_of(again)
 
 
 def test_killed_sampling_goes_on_at_the_first_missing_batch(digits, sample, make_job, store, target, tmp_path, monkeypatch):
-    drawn = []
-    draw = sample_stage._Batches.draw
+    begun = []
+    draw = NetworkDrawer.draw
 
     def killed_at_second(self, numbers_B):
-        drawn.append(numbers_B.tolist())
-        if len(drawn) == 2:
+        begun.append(numbers_B.tolist())
+        if len(begun) == 2:
             raise KeyboardInterrupt
         return draw(self, numbers_B)
 
-    monkeypatch.setattr(sample_stage._Batches, "draw", killed_at_second)
+    monkeypatch.setattr(NetworkDrawer, "draw", killed_at_second)
     job = make_job(digits, "sample/mup_s0", tmp_path / "killed", {"data": store, "train/mup_s0": target})
     with pytest.raises(KeyboardInterrupt):
         sample_stage.run(job)
     sample_stage.run(job)
-    assert [numbers[0] for numbers in drawn] == [0, 10, 10, 20]
-    assert torch.equal(load_artefact(job.out)[0].images_NCHW, sample(digits)[1].images_NCHW)
+    assert [numbers[0] for numbers in begun] == [0, 10, 10, 20]
+    assert torch.equal(drawn(job.out)[0].images_NCHW, sample(digits)[1].images_NCHW)
     assert not job.state.exists()
 
 
 def test_other_settings_throw_away_unfinished_batches(digits, make_job, store, target, tmp_path, sample):
     job = make_job(changed(digits, seed=1), "sample/mup_s0", tmp_path / "other", {"data": store, "train/mup_s0": target})
-    sample_stage._start_or_resume(job.state, {"other": "plan"})
-    (job.state / "images-00000000.safetensors").write_bytes(b"of another plan")
+    generate._start_or_resume(job.state / FINAL, {"other": "plan"})
+    (job.state / FINAL / "images-00000000.safetensors").write_bytes(b"of another plan")
     sample_stage.run(job)
-    images = load_artefact(job.out)[0].images_NCHW
+    images = drawn(job.out)[0].images_NCHW
     assert not torch.equal(images, sample(digits)[1].images_NCHW)
 
 
@@ -111,42 +123,68 @@ def test_model_of_another_size_is_refused(digits, sample):
 
 def test_settings_are_json_without_times_or_paths(digits, sample, tmp_path):
     job = sample(digits)[3]
-    assert str(tmp_path) not in (job.out / "sample.json").read_text()
-    assert json.loads((job.out / "sample.json").read_text())["clip_denoised"] is False
+    assert str(tmp_path) not in (job.out / FINAL / "sample.json").read_text()
+    assert json.loads((job.out / FINAL / "sample.json").read_text())["clip_denoised"] is False
 
 
 def test_grid_has_a_column_per_class_and_whole_pixels(digits, sample):
     job = sample(digits)[3]
-    with Image.open(job.out / GRID_FILE) as picture:
-        assert picture.size == (10 * (56 + 6) + 6, 2 * (56 + 6) + 6 + 22)
+    with Image.open(job.out / FINAL / GRID_FILE) as picture:
+        assert picture.size == (10 * (56 + 6) + 6, 3 * (56 + 6) + 6 + 22)  # 23 images: the third row has three
     colours = torch.arange(12, dtype=torch.uint8)[:, None, None, None].expand(12, 3, 8, 8) * 20
     small = class_sheet(colours, torch.arange(12) % 3, ["a", "a class whose name is far too long", "c"])
     assert small.getpixel((6 + 62 + 5, 22 + 6 + 2 * 62 + 5)) == (140, 140, 140)  # row 2, column 1: image 7
 
 
-def test_processes_take_turns_at_the_same_batches(digits, sample, monkeypatch, make_job, store, target, tmp_path):
-    """Two ranks, the second one run whole while the first waits for it: the artefact is that of one process, bit for bit."""
-    alone = sample(digits)[3].out
-    job = make_job(digits, "sample/mup_s0", tmp_path / "ranks", {"data": store, "train/mup_s0": target})
-    drawn: dict[str, list[int]] = {"0": [], "1": []}
-    draw, waits = sample_stage._Batches.draw, []
+def test_snapshots_are_sets_of_the_same_prompts_and_noise(digits, sample, target, tmp_path):
+    train = shutil.copytree(target, tmp_path / "mup_s0")
+    folder = train / "snapshots" / "step-0000000100"
+    folder.mkdir(parents=True)
+    shutil.copy(train / "model.json", folder)
+    save_file({name: 1.5 * tensor for name, tensor in load_file(train / "ema.safetensors").items()}, folder / "ema.safetensors")
+    (train / "run.json").write_text(json.dumps(json.loads((train / "run.json").read_text()) | {"steps": 250}))
+    summary, last, settings, job = sample(digits, train)
+    plain = sample(digits)[0]
+    snapshot, final = open_sets(job.out)
+    assert (snapshot.name, snapshot.step, final.name, final.step) == ("step-0000000100", 100, "final", 250)
+    assert torch.equal(snapshot.seeds_N2, final.seeds_N2) and torch.equal(snapshot.labels_N, final.labels_N)
+    assert not torch.equal(snapshot.images(0), final.images(0))
+    assert snapshot.settings["weights"]["sha256"] == sha256_file(folder / "ema.safetensors") != settings["weights"]["sha256"]
+    assert summary["sets"] == 2 and summary["flops"] == 2 * plain["flops"]
+    assert torch.equal(last.images_NCHW, sample(digits)[1].images_NCHW)
 
-    def noting(self, numbers_B):
-        drawn[os.environ["RANK"]] += numbers_B.tolist()
-        return draw(self, numbers_B)
 
-    def barrier():
-        waits.append(os.environ["RANK"])
-        if waits == ["0"]:
-            monkeypatch.setenv("RANK", "1")
-            assert sample_stage.run(job) == {}
-            monkeypatch.setenv("RANK", "0")
+def test_two_processes_that_are_stopped_and_started_again_make_the_images_of_one(digits, sample, make_job, store, target, tmp_path):
+    """Real processes: a signal ends both with exit code 75, and the artefact is that of one process, bit for bit."""
+    experiment = changed(digits, images=60, batch_size=5, steps=100)
+    alone = sample(experiment)[3].out
+    job = make_job(experiment, "sample/mup_s0", tmp_path / "ranks", {"data": store, "train/mup_s0": target})
+    first = launch_job(job, tmp_path)
+    while not list((job.state / FINAL).glob("images-*.safetensors")):
+        assert first.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.02)
+    for rank in range(2):
+        os.kill(int((tmp_path / f"pid-{rank}").read_text()), signal.SIGTERM)
+    assert first.wait(timeout=120) != 0
+    drawn_before = {path.name for path in (job.state / FINAL).glob("images-*.safetensors")}
+    assert 0 < len(drawn_before) < 12 and not files_of(job.out)
+    assert f"exitcode : {EXIT_CODE}" in " ".join((tmp_path / "log").read_text().split())
+    assert launch_job(job, tmp_path).wait(timeout=120) == 0, (tmp_path / "log").read_text()
+    assert files_of(alone) == files_of(job.out)
+    assert not job.state.exists()
 
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setattr(sample_stage._Batches, "draw", noting)
-    monkeypatch.setattr(sample_stage, "barrier", barrier)
-    sample_stage.run(job)
-    assert waits == ["0", "1", "1", "0"]
-    assert drawn["0"] and drawn["1"] and sorted(drawn["0"] + drawn["1"]) == list(range(23))
-    assert {f.name: f.read_bytes() for f in alone.iterdir()} == {f.name: f.read_bytes() for f in job.out.iterdir()}
+
+def launch_job(job, folder):
+    """The stage in two processes."""
+    (folder / "job.pickle").write_bytes(pickle.dumps(job))
+    script = (
+        "import os, pathlib, pickle, sys\n"
+        "pathlib.Path(sys.argv[0]).with_name('pid-' + os.environ['RANK']).write_text(str(os.getpid()))\n"
+        "from mudit.distributed import joined; from mudit.evaluate import sample_stage\n"
+        "with joined(): sample_stage.run(pickle.load(open(sys.argv[1], 'rb')))"
+    )
+    (folder / "run.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    with (folder / "log").open("wb") as log:
+        command += [str(folder / "run.py"), str(folder / "job.pickle")]
+        return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log)

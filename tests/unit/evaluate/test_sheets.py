@@ -40,3 +40,15 @@ def test_captions_are_wrapped_and_cut():
 def test_large_images_keep_their_size():
     picture = sheets.caption_sheet(flat(2, side=128), ["one", "two"])
     assert picture.size[0] == 6 + 2 * (128 + 6)
+
+
+def test_columns_show_their_class_whatever_the_order():
+    labels_N = torch.tensor([2, 0, 2, 1, 0, 2])
+    numbers_K = sheets.first_of_classes(labels_N, 3, rows=2)
+    assert numbers_K.tolist() == [1, 4, 3, 0, 2]
+    picture = sheets.class_sheet(flat(6)[numbers_K], labels_N[numbers_K], ["a", "b", "c"])
+    cell = 16 * 4  # whole pixels
+    shown = [
+        picture.getpixel((6 + column * (cell + 6) + 5, 22 + 6 + row * (cell + 6) + 5)) for column, row in ((0, 1), (2, 0), (1, 1))
+    ]
+    assert shown == [(20, 20, 20), (0, 0, 0), PAPER]

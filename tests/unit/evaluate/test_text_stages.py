@@ -12,13 +12,14 @@ from PIL import Image
 from mudit.data.reader import LatentStore
 from mudit.errors import ConfigError
 from mudit.evaluate import sample_stage, stage
-from mudit.evaluate.extractor_stage import load_identity, load_real_features
-from mudit.evaluate.records import DISTRIBUTION_METRICS, class_records
-from mudit.evaluate.samples import CAPTIONS_FILE, GRID_FILE, load_artefact
+from mudit.evaluate.drawer import NetworkDrawer
+from mudit.evaluate.records import DISTRIBUTION_METRICS, Judge
+from mudit.evaluate.reference import Real, load_identity
+from mudit.evaluate.samples import CAPTIONS_FILE, FINAL, GRID_FILE
 from mudit.evaluate.text_records import TEXT_METRICS
 
 from . import text_world
-from .conftest import write_target
+from .conftest import drawn, files_of, write_target
 from .text_world import HELD_OUT
 
 FAMILIES = tuple(text_world.FAMILIES)
@@ -47,7 +48,7 @@ def sample(captioned, make_job, text_store, targets, tmp_path_factory):
         inputs = {"data": text_store, "train/mup_s0": train or targets[family]}
         job = make_job(experiment or captioned[family], "sample/mup_s0", tmp_path_factory.mktemp("text-sample"), inputs)
         summary = sample_stage.run(job)
-        return summary, *load_artefact(job.out), job.out
+        return summary, *drawn(job.out), job.out
 
     return run
 
@@ -89,7 +90,7 @@ def test_images_go_round_the_held_out_captions(sampled, text_store, family):
     assert torch.equal(samples.labels_N, split.labels(samples.captions_N))
     assert torch.equal(samples.subjects_N, split.subjects(samples.captions_N))
     assert samples.seeds_N2.tolist() == [[0, number] for number in range(46)]
-    assert json.loads((folder / CAPTIONS_FILE).read_text()) == split.captions(samples.captions_N)
+    assert json.loads((folder / FINAL / CAPTIONS_FILE).read_text()) == split.captions(samples.captions_N)
     prompts = settings["prompts"]
     assert (prompts["kind"], prompts["split"], prompts["captions"]) == ("captions", "validation", HELD_OUT)
     texts = json.dumps(split.captions(torch.arange(HELD_OUT)))
@@ -116,7 +117,7 @@ def test_captions_and_guidance_matter(captioned, sample, sampled, family):
 
 
 def test_picture_shows_captions(sampled):
-    with Image.open(sampled["mmdit"][3] / GRID_FILE) as picture:
+    with Image.open(sampled["mmdit"][3] / FINAL / GRID_FILE) as picture:
         assert picture.size == (6 + 6 * 102, 4 * (102 + 39 + 6) + 6)
 
 
@@ -126,10 +127,10 @@ def test_uvit_samples_with_dpm_solver(captioned, sample):
 
 
 def test_extractor_keeps_the_labels_of_its_references(text_extractor, text_store):
-    real, store = load_real_features(text_extractor), LatentStore.open(text_store)
+    real, store = Real.load(text_extractor), LatentStore.open(text_store)
     assert load_identity(text_extractor)["knows_classes"] is False
-    assert torch.equal(real["train"].labels_N, store.split("train").labels(torch.arange(80)))
-    assert [len(real["validation"].of_class(label)) for label in (0, 1)] == [20, 20]
+    assert torch.equal(real.kept_labels_N, store.split("train").labels(torch.arange(80)))
+    assert [len(real.held_out_of_class(label)) for label in (0, 1)] == [20, 20]
 
 
 def test_every_record_says_how_it_was_made(pixart, text_store):
@@ -186,9 +187,9 @@ def test_too_few_images_of_a_class(captioned, evaluate):
 
 
 def test_class_that_no_image_shows_has_no_figure(captioned, text_extractor):
-    real = load_real_features(text_extractor)
-    features, section = real["validation"].features_ND, captioned["pixart"].evaluate
-    found = class_records(features[:20], torch.zeros(20, dtype=torch.int64), real, ["noto", "fluent-3d"], section)
+    real = Real.load(text_extractor)
+    judge, labels_N = Judge(real, captioned["pixart"].evaluate), torch.zeros(20, dtype=torch.int64)
+    found = judge.class_records(real.held_out.features_ND[:20], labels_N, ["noto", "fluent-3d"])
     assert found[0]["value"] is not None and found[0]["matched"]["n"] == 20
     assert (found[1]["metric"], found[1]["value"]) == ("kernel_distance/fluent-3d", None)
     assert "without generated" in found[1]["reason"]
@@ -197,23 +198,22 @@ def test_class_that_no_image_shows_has_no_figure(captioned, text_extractor):
 def test_killed_sampling_goes_on_at_the_first_missing_batch(
     captioned, make_job, text_store, targets, sampled, tmp_path, monkeypatch
 ):
-    drawn, draw = [], sample_stage._Batches.draw
+    begun, draw = [], NetworkDrawer.draw
 
     def killed_at_second(self, numbers_B):
-        drawn.append(int(numbers_B[0]))
-        if len(drawn) == 2:
+        begun.append(int(numbers_B[0]))
+        if len(begun) == 2:
             raise KeyboardInterrupt
         return draw(self, numbers_B)
 
-    monkeypatch.setattr(sample_stage._Batches, "draw", killed_at_second)
+    monkeypatch.setattr(NetworkDrawer, "draw", killed_at_second)
     inputs = {"data": text_store, "train/mup_s0": targets["mmdit"]}
     job = make_job(captioned["mmdit"], "sample/mup_s0", tmp_path, inputs)
     with pytest.raises(KeyboardInterrupt):
         sample_stage.run(job)
     sample_stage.run(job)
-    assert drawn == [0, 20, 20, 40]
-    again, whole = ({file.name: file.read_bytes() for file in folder.iterdir()} for folder in (job.out, sampled["mmdit"][3]))
-    assert again == whole
+    assert begun == [0, 20, 20, 40]
+    assert files_of(job.out) == files_of(sampled["mmdit"][3])
 
 
 def test_without_a_scorer_there_are_no_text_metrics(captioned, make_job, text_store, text_extractor, targets, sampled, tmp_path):

@@ -156,7 +156,16 @@ def test_pixart_from_the_authors_file_to_diffusers_pipeline(models, tmp_path, au
 def test_a_run_of_ones_own_on_pixels_leaves_as_parts(project):
     """muP at twice its base width; a model of pixels has no autoencoder, so there is no pipeline."""
     arm = {"scheme": "mup", "log2_lr": -6.0}
-    train = {"width": 32, "batch_size": 16, "steps": 4, "seeds": [0], "ema_decay": 0.5, "eval_every": 2, "checkpoint_every": 4}
+    train = {
+        "width": 32,
+        "batch_size": 16,
+        "steps": 4,
+        "seeds": [0],
+        "ema_decay": 0.5,
+        "eval_every": 2,
+        "checkpoint_every": 4,
+        "snapshots": [],
+    }
     config = project(train=train | {"keep_checkpoints": 1, "keep_every": None, "arms": {"mup": arm}}, pixels=True)
     run(config, "data", "coordcheck/dit", "transfer/mup", "train/mup_s0")
     notes = mudit("export", "smoke", "mup_s0", "--to", "out")

@@ -10,7 +10,7 @@ import torch
 from mudit.config.schema import ImportedSection
 from mudit.errors import ConfigError
 from mudit.evaluate import sample_stage
-from mudit.evaluate.samples import load_artefact
+from mudit.evaluate.samples import open_sets
 from mudit.interchange import stage
 from mudit.interchange.architecture import Stated
 from mudit.interchange.importer import Wish, import_checkpoint
@@ -57,10 +57,10 @@ def test_both_sets_of_weights_are_sampled_with_their_own_captions(pixart, tmp_pa
         assert stage.run(taken)["status"] == "imported"
         drawn = job(pixart, f"sample/{which}", tmp_path, {"data": store, f"imported/{which}": taken.out})
         assert sample_stage.run(drawn)["images"] == 10
-        samples, settings = load_artefact(drawn.out)
-        assert settings["target"]["source"]["path"] == "PixArt.pth" and settings["model"]["scheme"] == "sp"
+        samples = open_sets(drawn.out)[-1]
+        assert samples.settings["target"]["source"]["path"] == "PixArt.pth" and samples.settings["model"]["scheme"] == "sp"
         assert samples.finite_N.all() and samples.captions_N is not None
-        images[which] = samples.images_NCHW
+        images[which] = samples.images(0)
     assert not torch.equal(images["ema"], images["raw"])
 
 

@@ -21,7 +21,9 @@ from transformers import (
 )
 
 from mudit.config.data import FeatureSection, TextEncoderSection
-from mudit.plan import encoders
+from mudit.evaluate import extractor_stage
+from mudit.evaluate.extractors import load_extractor
+from mudit.plan import encoders, estimate, work
 
 
 def _macs(run: Callable[[], object]) -> int:
@@ -96,3 +98,9 @@ def test_the_extractors():
         lite.extract_features(torch.zeros(1, 3, 112, 112))
     assert encoders.extractor("efficientnet-lite0") == counter.get_total_flops() // 2
     assert encoders.extractor("digits-cnn") == 0
+
+
+def test_pieces_and_layers_of_the_extractor_are_the_stages(tmp_path):
+    assert (work.KEPT, estimate._MOMENT_IMAGES) == (extractor_stage.KEPT, extractor_stage._MOMENT_IMAGES)
+    seen = load_extractor("efficientnet-lite0", tmp_path).features([torch.zeros(1, 3, 8, 8, dtype=torch.uint8)])
+    assert tuple(layer.shape[1] for layer in seen) == estimate._SEEN["efficientnet-lite0"]

@@ -11,9 +11,10 @@ import pytest
 from mudit.config.load import load
 from mudit.config.schema import Config, Experiment
 from mudit.errors import ConfigError
+from mudit.evaluate import samples
 from mudit.models.flops import inference_flops, train_flops
 from mudit.parametrization.gate import SCHEMES
-from mudit.plan import work
+from mudit.plan import estimate, work
 from mudit.plan.dataset import facts
 from mudit.plan.estimate import job, jobs
 from mudit.plan.study import study_plan
@@ -45,7 +46,7 @@ def test_a_target_run_counts_training_and_both_validations(config):
     peak = 156e12  # TF32 on an A100
     assert one.hours == pytest.approx((seen + probes) / peak / config.cluster.utilisation / 3600 / 32)
     assert one.cost_hours == pytest.approx(32 * one.hours)
-    assert one.result_bytes == 8 * 674_834_720
+    assert one.result_bytes == (8 + 5 * 4) * 674_834_720  # weights, average, five snapshots of the average
     assert one.state_bytes == 3 * 16 * 674_834_720
 
 
@@ -86,6 +87,15 @@ def test_the_whole_store_of_imagenet_is_encoded_and_stored_in_both_views(config)
     one = jobs(config, "dit-imagenet")["dit-imagenet/data"]
     assert one.flops == pytest.approx(2 * 2 * 1_281_167 * 136.36e9, rel=1e-3)
     assert one.result_bytes == pytest.approx(42e9, rel=0.02)
+
+
+def test_every_set_of_images_is_drawn_and_stored(config):
+    artefact, experiment = Artefact("dit-imagenet", STAGES["sample"], "mup_s0"), config.experiments["dit-imagenet"]
+    last_only = changed(experiment, train__snapshots=[])
+    all_sets, one = (job(artefact, each, config.cluster, facts("dit-imagenet", each)) for each in (experiment, last_only))
+    assert all_sets.flops == pytest.approx(6 * one.flops) and all_sets.result_bytes == 6 * one.result_bytes
+    assert estimate._SHARD_BYTES == samples.SHARD_BYTES
+    assert all_sets.files - one.files == 5 * (3 + 50_000 // 2048)
 
 
 def test_checkpoints_kept_for_ever_are_on_the_plan(config):

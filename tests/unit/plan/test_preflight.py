@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from mudit.config.load import load
-from mudit.config.schema import Config
+from mudit.config.schema import Config, DataReference
 from mudit.errors import ConfigError, DataError, MuditError
 from mudit.plan.preflight import check
 from support import ROOT, changed
 
 DIT = "dit-imagenet"
 PLACES = ("data/imagenet/train", "models/sd-vae-ft-ema")
+REFERENCE = "data/VIRTUAL_imagenet256_labeled.npz"
 
 
 @pytest.fixture
@@ -24,6 +25,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     monkeypatch.chdir(tmp_path)
     for place in PLACES:
         (tmp_path / place).mkdir(parents=True)
+    (tmp_path / REFERENCE).touch()
     return changed(load(ROOT / "config.yaml"), cluster__disk_gb=1e6)
 
 
@@ -48,6 +50,19 @@ def test_what_is_in_order_gives_the_table(config):
 def test_a_missing_path(config, place):
     Path(place).rmdir()
     assert f"{place}: no such file or folder" in _complaint(config)
+
+
+def test_a_missing_reference(config):
+    Path(REFERENCE).unlink()
+    assert f"{DIT}.evaluate.reference.path: {REFERENCE}: no such file" in _complaint(config)
+    assert check(_with(config, evaluate__reference=DataReference(kind="data", images=None)), DIT)
+    section = changed(config.experiments[DIT].evaluate, weights="models/inception.pth")
+    Path(REFERENCE).touch()
+    assert f"{DIT}.evaluate.weights: models/inception.pth: no such file" in _complaint(_with(config, evaluate=section))
+    done = Path("results") / DIT / "extractor"
+    done.mkdir(parents=True)
+    (done / "manifest.json").touch()
+    assert check(_with(config, evaluate=section), DIT)
 
 
 def test_missing_captions(config):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mudit.config.schema import Experiment, SearchSection
-from mudit.evaluate.samples import Samples, save_samples
+from mudit.evaluate.samples import FINAL, Samples, Shard, save_samples, shard_name, write_set
 from mudit.provenance import manifest as manifests
 from mudit.provenance import source
 from mudit.runs import Target
@@ -255,7 +255,10 @@ def _sample(config: Experiment, folder: Path) -> None:
     images_NCHW = (labels_N * 25).to(torch.uint8)[:, None, None, None].expand(count, channels, side, side).contiguous()
     captions_N = torch.arange(count) % 16 if text else None
     samples = Samples(images_NCHW, labels_N, torch.zeros(count, 2).long(), torch.ones(count).bool(), captions_N)
-    save_samples(folder / "samples.safetensors", samples)
+    (folder / FINAL).mkdir()
+    save_samples(folder / FINAL / shard_name(0), [samples])
+    shard = Shard(shard_name(0), count, "0" * 64)
+    write_set(folder / FINAL, [shard], {"class_names": list("0123456789")}, ["a thing"] * count if text else None)
 
 
 def _evaluate(config: Experiment, folder: Path, key: str) -> None:

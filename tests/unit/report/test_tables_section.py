@@ -141,3 +141,18 @@ def test_results_of_text_models_stand_beside_ours(name: str, title: str, tmp_pat
     assert any("not run" in cell.value for _, row in results.rows for cell in row)
     assert [label for label, _ in arms.rows] == evidence.arms
     assert "CLIP-like score ↑" in arms.head and all(cell.beside.startswith("[") for _, row in arms.rows for cell in row)
+
+
+def test_benchmarks_of_the_papers_size_stand_below_the_papers(tmp_path: Path) -> None:
+    config = load(ROOT / "config.yaml")
+    experiment = config.experiments["pixart-emoji"]
+    inputs = make_inputs(experiment, write_store(experiment, tmp_path), tmp_path)
+    evidence = Evidence.read(Job("pixart-emoji", experiment, "", inputs, tmp_path / "out", tmp_path / "state"))
+    large = changed(experiment, model__depth=28, train__width=1152)
+    large = large.model_copy(update={"benchmarks": config.experiments["pixart-sa1b"].benchmarks})
+    record = distance("frechet_distance", 26.0) | {"protocol": "fid-30k"}
+    found = {"mup_s0": {"frechet_distance": record}, "mup_s1": {"frechet_distance": record | {"protocol": "any", "value": 99.0}}}
+    table = tables_section(replace(evidence, config=large, benchmarks={"coco": found}))[-2]
+    geneval, mjhq, coco, *_ = cells(table, "mup, here")
+    assert coco == "26.00" and "not run" in geneval and "not run" in mjhq
+    assert "not run" in cells(table, "sp-published, here")[2]

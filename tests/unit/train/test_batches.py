@@ -9,9 +9,10 @@ from mudit.distributed import World
 from mudit.models.registry import build
 from mudit.parametrization.apply import parametrize
 from mudit.parametrization.table import table_for
-from mudit.train import batches
+from mudit.train import batches, validation
 from mudit.train.batches import BatchStream
 from mudit.train.validation import ValidationSet, validation_loss
+from parallel_runs import FakeSplit, FakeStore, experiment_of
 from support import changed
 
 
@@ -102,3 +103,19 @@ def test_shared_validation_is_the_whole_one(desk, digits):
     probes = ValidationSet(digits, desk)
     whole, pieces = probes.losses(model), probes.shared_losses(model, World(0, 1, 0), 7)
     torch.testing.assert_close(pieces, whole, rtol=1e-6, atol=0)
+
+
+def test_captions_of_validation_are_held_or_read_for_each_pass(monkeypatch):
+    """Whether they fit in memory changes how many are read at once, and no loss."""
+    experiment, store = changed(experiment_of("pixart"), validation__images=40), FakeStore(experiment_of("pixart"))
+    model = parametrize(build(experiment.model, 24), table_for(experiment.model, 24, "mup"), 0)
+    torch.nn.init.normal_(model.final_layer.linear.weight, std=0.1)
+    monkeypatch.setattr(validation, "_CHUNK", 16)
+    held = ValidationSet(store, experiment).losses(model)
+    read, text = [], FakeSplit.text
+    monkeypatch.setattr(FakeSplit, "text", lambda self, indices, dropped: read.append(len(indices)) or text(self, indices, dropped))
+    monkeypatch.setattr(validation, "_HELD_BYTES", 0)
+    probes = ValidationSet(store, experiment)
+    assert read == [1], "one, for its size"
+    assert torch.equal(torch.stack(probes.losses(model)), torch.stack(held))
+    assert read == [1, 16, 16, 8]

@@ -21,13 +21,14 @@ from safetensors.torch import load_file
 from parallel_runs import Case, launch
 
 LOSS, WEIGHT = 1e-6, 3e-6
+TAKEN = (1, 3)
 
 # One worker runs all of these: they share the runs of one fixture, which takes minutes.
 pytestmark = pytest.mark.xdist_group("parallel")
 
 WHOLE = [
-    Case("dit", "dit"),
-    Case("dit-sharded", "dit", "sharded"),
+    Case("dit", "dit", snapshots=TAKEN),
+    Case("dit-sharded", "dit", "sharded", snapshots=TAKEN),
     Case("mmdit", "mmdit", micro_batch=1, checkpoint_activations=True),
     Case("mmdit-sharded", "mmdit", "sharded", micro_batch=2, checkpoint_activations=True),
     Case("pixart-sharded", "pixart", "sharded", micro_batch=1, file_bytes=20_000),
@@ -36,7 +37,7 @@ WHOLE = [
     Case("external-sharded", "external", "sharded"),
 ]
 DIVERGING = Case("diverging", log2_lr=40.0)
-ALONE = [Case(family, family) for family in ("dit", "mmdit", "pixart", "uvit", "external")]
+ALONE = [Case(family, family, snapshots=TAKEN) for family in ("dit", "mmdit", "pixart", "uvit", "external")]
 
 
 def _finish(cases: list[Case], out: Path, processes: int) -> None:
@@ -49,7 +50,7 @@ def runs(tmp_path_factory) -> Path:
     """Folders by number of processes. First 2 and 4 processes write checkpoints, then others go on from them."""
     out = tmp_path_factory.mktemp("runs")
     by_2, by_4 = str(out / "state-2"), str(out / "state-4")
-    part = {"steps": 5, "checkpoint_every": 2}  # leaves the checkpoints of steps 2 and 4
+    part = {"steps": 5, "checkpoint_every": 2, "snapshots": TAKEN}  # leaves the checkpoints of steps 2 and 4
     _finish(
         [*WHOLE, Case("part", state=by_2, **part), Case("full", "dit", limited_rank=1, checkpoint_every=2), DIVERGING], out / "2", 2
     )
@@ -57,7 +58,7 @@ def runs(tmp_path_factory) -> Path:
         [
             *WHOLE,
             Case("part", "dit", "sharded", state=by_4, **part),
-            Case("resumed-by-4", "dit", "sharded", state=by_2),
+            Case("resumed-by-4", "dit", "sharded", state=by_2, snapshots=TAKEN),
             Case("full-sharded", "dit", "sharded", limited_rank=1, checkpoint_every=2),
         ],
         out / "4",
@@ -67,13 +68,13 @@ def runs(tmp_path_factory) -> Path:
     shutil.copytree(by_4, damaged)
     file = damaged / "checkpoints" / "step-00000004" / "tensors-00003.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x01")
-    _finish([*ALONE, DIVERGING, Case("resumed-by-1", state=by_4)], out / "1", 1)
+    _finish([*ALONE, DIVERGING, Case("resumed-by-1", state=by_4, snapshots=TAKEN)], out / "1", 1)
     _finish(
         [
-            Case("resumed-by-2", "dit", state=by_4),
-            Case("resumed-sharded-by-2", "dit", "sharded", state=by_4),
-            Case("resumed-damaged", "dit", "sharded", state=str(damaged)),
-            Case("resumed-same", "dit", state=by_2),
+            Case("resumed-by-2", "dit", state=by_4, snapshots=TAKEN),
+            Case("resumed-sharded-by-2", "dit", "sharded", state=by_4, snapshots=TAKEN),
+            Case("resumed-damaged", "dit", "sharded", state=str(damaged), snapshots=TAKEN),
+            Case("resumed-same", "dit", state=by_2, snapshots=TAKEN),
         ],
         out / "2-again",
         2,
@@ -99,7 +100,8 @@ def _assert_same(found: Path, expected: Path, last: int = 6) -> None:
     torch.testing.assert_close(a["losses"][-last:], b["losses"][-last:], rtol=LOSS, atol=0)
     for one, other in zip(a["records"], b["records"], strict=True):
         torch.testing.assert_close(one, other, rtol=LOSS, atol=1e-9)
-    for stem in ("weights", "ema"):
+    stems = ["weights", "ema", *(f"snapshots/step-{step:010d}/ema" for step in TAKEN if (found / "snapshots").exists())]
+    for stem in stems:
         one, other = _weights(found, stem), _weights(expected, stem)
         assert one.keys() == other.keys()
         for name, tensor in one.items():
@@ -142,7 +144,8 @@ def test_a_checkpoint_of_other_processes_is_gone_on_from(runs, folder, started):
 def test_with_the_same_processes_nothing_changes_by_a_bit(runs):
     whole, resumed = runs / "2" / "dit", runs / "2-again" / "resumed-same"
     assert _facts(resumed)["losses"] == _facts(whole)["losses"][4:] and _facts(resumed)["records"] == _facts(whole)["records"]
-    for stem in ("weights", "ema"):
+    assert len(list((resumed / "snapshots").iterdir())) == 2
+    for stem in ("weights", "ema", *(f"snapshots/{folder.name}/ema" for folder in (whole / "snapshots").iterdir())):
         assert (resumed / f"{stem}.safetensors").read_bytes() == (whole / f"{stem}.safetensors").read_bytes()
 
 

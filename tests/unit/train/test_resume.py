@@ -31,7 +31,7 @@ from mudit.train.weights import save_weights
 config = load(Path({config!r})).experiments["dit-digits"]
 config = changed(config, validation__images=16, validation__draws=1)
 spec = RunSpec(table=table_for(config.model, 16, "mup"), knobs=Knobs.of(config, -7, 16), seed=0, batch_size=16, steps=60,
-               ema_decay=0.9, eval_every=7, checkpoint_every=5, keep_checkpoints=2, identity="test")
+               ema_decay=0.9, eval_every=7, checkpoint_every=5, keep_checkpoints=2, identity="test", snapshots=(13, 32))
 out = Path(sys.argv[1])
 trainer = Trainer(config, LatentStore.open(Path({data!r})), spec, out / "state")
 trainer.resume()
@@ -40,6 +40,7 @@ def advance(loss):
     (out / "step").write_text(str(trainer.step))
 history = trainer.run(advance)
 save_weights(out, trainer.model, trainer.ema.model, {{}})
+trainer.snapshots.put(out, {{}})
 import json
 (out / "history.json").write_text(json.dumps(history.records))
 """
@@ -57,12 +58,11 @@ def _run(script: Path, out: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, script, out], env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
-def _finished(out: Path) -> tuple[bytes, bytes, list]:
-    return (
-        (out / "weights.safetensors").read_bytes(),
-        (out / "ema.safetensors").read_bytes(),
-        json.loads((out / "history.json").read_text()),
-    )
+def _finished(out: Path) -> tuple[list, ...]:
+    names = ["weights", "ema", "snapshots/step-0000000013/ema", "snapshots/step-0000000032/ema"]
+    weights = [(out / f"{name}.safetensors").read_bytes() for name in names]
+    assert len(set(weights)) == len(weights), "weights move"
+    return weights, json.loads((out / "history.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,8 @@ def test_sigterm_writes_a_checkpoint_and_asks_to_be_started_again(script, refere
 
 def test_a_damaged_newest_checkpoint_costs_steps_but_no_bit(script, reference, tmp_path):
     out = tmp_path / "damaged"
-    assert _stop_at(script, out, 31, signal.SIGKILL) == -signal.SIGKILL
+    assert _stop_at(script, out, 34, signal.SIGKILL) == -signal.SIGKILL
+    assert len(list((out / "state" / "snapshots").iterdir())) == 2  # the second one is newer than any checkpoint
     newest = max((out / "state" / "checkpoints").glob("step-*")) / "tensors.safetensors"
     newest.write_bytes(newest.read_bytes()[:1000])
     assert _run(script, out).wait() == 0

@@ -1,0 +1,74 @@
+"""Reference images of a prompt set, by name, from a folder, a .zip or a plain .tar, cropped as the training images are.
+
+Shapes: C channels, H W height and width.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mudit.data.images import IMAGE_SUFFIXES, UnreadableImageError, read_image
+from mudit.data.tars import open_index
+from mudit.errors import DataError
+
+Place = TypeVar("Place")
+Read = Callable[[str], NDArray[np.float32]]
+
+
+def open_references(path: Path, size: int, where: str) -> Read:
+    """What reads an image by its name as float32 [3, size, size] in [-1, 1], raising UnreadableImageError if it cannot.
+
+    In a folder an image lies under its whole name, and in archives the last part of the name finds it, whatever folder the archive
+    begins with. Raises DataError, which names the setting `where`, if there is no such folder or archive.
+    """
+    if path.is_dir():
+        return lambda name: read_image(path / name, size)
+    if not path.is_file():
+        raise DataError(f"{where} {path}: no such folder or archive; put the images there or change the path")
+    if path.suffix == ".zip":
+        return _zipped(path, size, where)
+    if path.suffix == ".tar":
+        return _tarred(path, size)
+    raise DataError(f"{where} {path}: images come as a folder, a .zip or a plain .tar")
+
+
+def _zipped(path: Path, size: int, where: str) -> Read:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(f"{where} {path}: not a .zip, or cut short ({error}); fetch it again") from error
+    places = _by_last_part(archive.namelist())
+
+    def read(name: str) -> NDArray[np.float32]:
+        try:
+            content = archive.read(_find(places, name))
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as error:
+            raise UnreadableImageError(str(error)) from error
+        return read_image(io.BytesIO(content), size)
+
+    return read
+
+
+def _tarred(path: Path, size: int) -> Read:
+    index = open_index([path], IMAGE_SUFFIXES)
+    places = {PurePosixPath(name).name: place for place, name in enumerate(index.names)}
+    return lambda name: read_image(io.BytesIO(index.read(_find(places, name))), size)
+
+
+def _by_last_part(names: Iterable[str]) -> dict[str, str]:
+    return {PurePosixPath(name).name: name for name in names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES}
+
+
+def _find(places: dict[str, Place], name: str) -> Place:
+    try:
+        return places[PurePosixPath(name).name]
+    except KeyError:
+        raise UnreadableImageError(f"{name} is not in the archive") from None

@@ -1,0 +1,147 @@
+"""Prompts come from the metadata, drawn by seed and id."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mudit.benchmark.prompt_sets import Item, read_prompts
+from mudit.benchmark.questions import Group, Position, read_question
+from mudit.config.benchmarks import PUBLISHED_RULES, FidClipSection, GenEvalSection
+from mudit.errors import DataError
+
+
+def fid_clip(prompts: dict, images: int) -> FidClipSection:
+    fields = {"kind": "fid-clip", "protocol": "any", "images": images, "max_corrupt_share": 0.0, "clip": "models/clip"}
+    return FidClipSection.model_validate({**fields, "prompts": prompts})
+
+
+def coco_section(captions, images: int, seed: int = 0) -> FidClipSection:
+    return fid_clip({"kind": "coco", "captions": str(captions), "images": "val2014", "draw_seed": seed}, images)
+
+
+def geneval(path, protocol: str = "any") -> GenEvalSection:
+    return GenEvalSection.model_validate(
+        {
+            "kind": "geneval",
+            "protocol": protocol,
+            "prompts": str(path),
+            "images_per_prompt": 4,
+            "rules": PUBLISHED_RULES.model_dump(),
+            "detector": {"path": "models/mask2former", "short_side": 800, "long_side": 1333, "detections": 100},
+            "clip": "models/clip",
+        }
+    )
+
+
+def test_coco_draws_images_and_one_caption_of_each(coco):
+    captions, _ = coco
+    items = read_prompts(coco_section(captions, 30), "benchmarks.coco").items
+    numbers = [int(item.id.split("/")[0]) for item in items]
+    assert sorted(numbers) == list(range(1, 31)), "an image without captions is not drawn"
+    assert numbers != sorted(numbers), "in a random order"
+    for number, item in zip(numbers, items, strict=True):
+        annotation = int(item.id.split("/")[1])
+        assert item.prompt == f"a {('red', 'green')[annotation % 10]} apple {number}", (
+            "the annotation's own words, without the newline"
+        )
+        assert item.image == f"COCO_val2014_{number:012d}.jpg"
+    assert {item.id[-1] for item in items} == {"0", "1"}, "either caption is drawn"
+
+
+def test_a_smaller_draw_is_the_first_part_of_a_larger_one_and_another_seed_another_draw(coco):
+    captions, _ = coco
+    items = read_prompts(coco_section(captions, 30), "here").items
+    assert read_prompts(coco_section(captions, 12), "here").items == items[:12]
+    assert read_prompts(coco_section(captions, 12, seed=1), "here").items != items[:12]
+
+
+def test_mjhq_prompts_are_whole_whatever_a_file_name_could_hold(tmp_path):
+    long = "a cat/dog: " + "very " * 100 + "long?"
+    raw = {
+        "b2": {"category": "animals", "prompt": long},
+        "a1": {"category": "food", "prompt": "soup"},
+        "c3": {"category": "food", "prompt": "soup"},
+    }
+    (tmp_path / "meta_data.json").write_text(json.dumps(raw))
+    section = fid_clip({"kind": "mjhq", "metadata": str(tmp_path / "meta_data.json"), "images": "imgs", "draw_seed": 0}, 3)
+    items = {item.id: item for item in read_prompts(section, "here").items}
+    assert items["b2"] == Item("b2", long, "animals", "animals/b2.jpg", None)
+    assert items["a1"].prompt == items["c3"].prompt == "soup", "equal prompts stay two"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not JSON, or cut short"),
+        ("[]", "must hold a JSON object"),
+        ('{"images": []}', "not captions of MS-COCO"),
+        ('{"images": [{"id": 1}], "annotations": []}', "not captions of MS-COCO"),
+        ('{"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": []}', "0 images with a prompt, 2 are wanted"),
+    ],
+)
+def test_bad_captions_are_one_line(tmp_path, content, message):
+    path = tmp_path / "captions.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=rf"benchmarks\.coco\.prompts\.captions .*captions\.json: {message}") as caught:
+        read_prompts(coco_section(path, 2), "benchmarks.coco")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match="cannot be read"):
+        read_prompts(coco_section(tmp_path / "nowhere.json", 2), "benchmarks.coco")
+
+
+LINE = {
+    "tag": "position",
+    "include": [{"class": "bench", "count": 1}, {"class": "dog", "count": 2, "position": ["left of", 0]}],
+    "prompt": "x",
+}
+
+
+def test_questions_are_read_and_written_as_published():
+    question = read_question(LINE, "line 1")
+    assert question.include == (Group("bench", 1), Group("dog", 2, None, Position("left of", 0)))
+    assert question.to_json() == LINE and question.classes == {"bench", "dog"}
+    counting = {
+        "tag": "counting",
+        "include": [{"class": "dog", "count": 2}],
+        "exclude": [{"class": "dog", "count": 3}],
+        "prompt": "x",
+    }
+    assert read_question(counting, "line 1").to_json() == counting
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tag": "colour"}, "no task 'colour'"),
+        ({"prompt": " "}, "no prompt"),
+        ({"include": []}, "nothing to look for"),
+        ({"include": [{"class": "dog", "count": 0}]}, "count 0"),
+        ({"include": [{"class": "dog"}]}, "'count'"),
+        ({"include": [{"class": "dog", "count": 1, "colour": "red"}]}, "unknown key 'colour'"),
+        ({"include": [{"class": "dog", "count": 1, "color": "mauve"}]}, "no colour 'mauve'"),
+        ({"include": [{"class": "dog", "count": 1, "position": ["left of", 0]}]}, "position"),
+        ({"include": [{"class": "dog", "count": 1}, {"class": "cat", "count": 1, "position": ["behind", 0]}]}, "position"),
+        ({"include": None}, "nothing to look for"),
+    ],
+)
+def test_a_question_that_the_rules_cannot_judge_is_refused(change, message):
+    with pytest.raises(DataError, match=f"line 7: not a question of GenEval .*{message}"):
+        read_question({**LINE, **change}, "line 7")
+
+
+def test_the_protocol_has_553_prompts(tmp_path):
+    path = tmp_path / "evaluation_metadata.jsonl"
+    path.write_text(json.dumps(LINE) + "\n\n" + json.dumps(LINE) + "\n")
+    assert [item.group for item in read_prompts(geneval(path), "here").items] == ["position", "position"]
+    with pytest.raises(DataError, match="2 prompts, the protocol geneval has 553"):
+        read_prompts(geneval(path, "geneval"), "here")
+    path.write_text(json.dumps(LINE) + "\n{")
+    with pytest.raises(DataError, match="line 2 is not JSON"):
+        read_prompts(geneval(path), "here")
+
+
+def test_items_survive_their_file():
+    item = Item("00001", "a photo", "position", None, read_question(LINE, "x"))
+    assert Item.from_json(json.loads(json.dumps(item.to_json()))) == item
