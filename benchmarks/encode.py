@@ -1,13 +1,17 @@
 """Preparation of a latent store against the plain loop of public code: one image at a time, one .npy file per image.
 
 JPEGs of the size of photographs (500x375, about ImageNet's mean) are cropped to 256 and go through a small AutoencoderKL of random
-weights, so that reading weighs as much as it does beside a fast GPU. The two take turns in one run. Also printed: where the time
-goes, and how far the encoder's output depends on the batch and on the number of threads.
+weights. The store is written by one process per core, as `execution.data` has it. The plain loop is one process, with torch's own
+choice of threads, all cores for each image, and with one. They take turns in one run; the start of processes does not count. Also
+printed: where the time goes (one thread), and how far the encoder's output depends on the batch and on the number of threads.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +25,7 @@ from mudit.config.data import DataSection
 from mudit.data.encoders import AutoencoderKL
 from mudit.data.sources import ImageFolder
 from mudit.data.writer import StoreWriter
+from mudit.distributed import barrier, joined
 
 
 def main() -> None:
@@ -28,7 +33,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--child", nargs=2, metavar=("FOLDER", "ROUND"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.child:
+        _rank(Path(arguments.child[0]), arguments.child[1], arguments.batch)
+        return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         _write_images(folder / "images", arguments.images)
@@ -36,16 +45,20 @@ def main() -> None:
         source = ImageFolder(folder / "images", 256)
         print(f"{arguments.images} images, {torch.get_num_threads()} torch threads, batch {arguments.batch}")
         _independence(source, encoder)
-        seconds: dict[str, list[float]] = {"plain loop": [], "store": [], "reading alone": [], "encoding alone": []}
+        threads = {"plain loop": torch.get_num_threads(), "plain loop, one thread": 1}
+        seconds: dict[str, list[float]] = {name: [] for name in (*threads, "store", "reading alone", "encoding alone")}
         for index in range(arguments.rounds):
-            seconds["plain loop"].append(_timed(_plain, source, encoder, folder / f"plain{index}"))
-            seconds["store"].append(_timed(_store, source, encoder, folder, index, arguments.batch))
+            for name, count in threads.items():
+                torch.set_num_threads(count)
+                seconds[name].append(_timed(_plain, source, encoder, folder / f"plain{count}-{index}"))
+            seconds["store"].append(_store(folder, index, arguments.batch))
             seconds["reading alone"].append(_timed(_read, source))
             seconds["encoding alone"].append(_timed(_encode, encoder, arguments.images, arguments.batch))
     best = {name: min(values) for name, values in seconds.items()}
     for name, value in best.items():
         print(f"{name}: {value:.2f} s, {arguments.images / value:.0f} images/s")
-    print(f"plain loop / store: {best['plain loop'] / best['store']:.2f}x")
+    for name in threads:
+        print(f"{name} / store: {best[name] / best['store']:.2f}x")
 
 
 def _write_images(folder: Path, count: int) -> None:
@@ -77,8 +90,37 @@ def _plain(source: ImageFolder, encoder: AutoencoderKL, folder: Path) -> None:
             np.save(folder / f"{place}{suffix}.npy", torch.cat([mean, std], dim=1).numpy())
 
 
-def _store(source: ImageFolder, encoder: AutoencoderKL, folder: Path, index: int, batch: int) -> None:
-    data = DataSection.model_validate(
+def _store(folder: Path, index: int, batch: int) -> float:
+    """Seconds of the slowest of one process per core, from when all are there."""
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(os.cpu_count())]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*launch, __file__, "--batch", str(batch), "--child", str(folder), str(index)]
+    subprocess.run(command, check=True, env=environment, stderr=subprocess.DEVNULL)
+    return float((folder / f"seconds{index}").read_text(encoding="utf-8"))
+
+
+def _rank(folder: Path, index: str, batch: int) -> None:
+    """One of the processes that write the store."""
+    source, encoder = ImageFolder(folder / "images", 256), AutoencoderKL(folder / "vae", 0.18215)
+    out = folder / f"store{index}"
+    with joined() as world:
+        if world.main:
+            out.mkdir()
+        barrier()
+        start = time.perf_counter()
+        StoreWriter(_section(folder, len(source.names)), source, encoder, out, folder / f"state{index}", batch=batch).write(_silent)
+        barrier()
+        if world.main:
+            (folder / f"seconds{index}").write_text(str(time.perf_counter() - start), encoding="utf-8")
+
+
+def _silent(images: int) -> None:
+    """Progress goes nowhere."""
+
+
+def _section(folder: Path, images: int) -> DataSection:
+    """Shards enough for every process to have its share."""
+    return DataSection.model_validate(
         {
             "source": {"kind": "image-folder", "path": str(folder / "images")},
             "share": 1.0,
@@ -91,15 +133,12 @@ def _store(source: ImageFolder, encoder: AutoencoderKL, folder: Path, index: int
             "flip": True,
             "captions": None,
             "features": None,
-            "shard_images": 8192,
+            "shard_images": images // (4 * (os.cpu_count() or 1)),
             "max_corrupt_share": 0.0,
             "validation_images": 0,
             "split_seed": 0,
         }
     )
-    out = folder / f"store{index}"
-    out.mkdir()
-    StoreWriter(data, source, encoder, out, folder / f"state{index}", batch=batch).write(lambda images: None)
 
 
 def _encode(encoder: AutoencoderKL, images: int, batch: int) -> None:

@@ -21,6 +21,8 @@ from mudit.errors import ConfigError, DataError
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _KL_FILES = ("config.json", _WEIGHTS)
+# Images of one pass on a CPU: with eight, activations leave its cache, and an image takes twice as long (benchmarks/encode.py).
+_CPU_BATCH = 1
 
 
 class Encoder(Protocol):
@@ -96,12 +98,18 @@ class AutoencoderKL:
 
     @torch.no_grad()
     def encode(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
-        posterior = self._network.encode(pixels_BCHW.to(self.device)).latent_dist
-        return posterior.mean.float().cpu(), posterior.std.float().cpu()
+        posteriors = [self._network.encode(part.to(self.device)).latent_dist for part in self._passes(pixels_BCHW)]
+        mean_BCHW, std_BCHW = (torch.cat([getattr(each, name) for each in posteriors]) for name in ("mean", "std"))
+        return mean_BCHW.float().cpu(), std_BCHW.float().cpu()
 
     @torch.no_grad()
     def decode(self, latents_BCHW: Tensor) -> Tensor:
-        return to_uint8(self._network.decode(latents_BCHW.to(self.device) / self.latent_scale).sample.cpu()).contiguous()
+        raw_BCHW = latents_BCHW / self.latent_scale
+        parts = [self._network.decode(part.to(self.device)).sample.cpu() for part in self._passes(raw_BCHW)]
+        return to_uint8(torch.cat(parts)).contiguous()
+
+    def _passes(self, images_BCHW: Tensor) -> tuple[Tensor, ...]:
+        return images_BCHW.split(_CPU_BATCH if self.device == "cpu" else max(1, len(images_BCHW)))
 
     def save(self, folder: Path) -> None:
         folder.mkdir()
