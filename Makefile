@@ -39,7 +39,7 @@ reproduce: setup
 	ls -1 results/*/report/report.html
 
 test: setup
-	env -u PYTHONDONTWRITEBYTECODE PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --dist loadgroup
+	env -u PYTHONDONTWRITEBYTECODE PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --durations=25
 
 lint: setup
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -18,6 +19,24 @@ from support import ROOT
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("mudit", deadline=None)
 settings.load_profile("mudit")
+
+GROUPS = {"test_containers.py": "cluster", "test_slurm.py": "cluster", "test_text.py": "text", "test_parallel.py": "parallel"}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One worker runs all tests that share something: a Slurm, of which there can be one, a finished project, runs of minutes."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        """Not `--dist loadgroup`: its marks are lost with pytest 9.2 (xdist 3.8 writes them into an attribute that is gone)."""
+
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            shared = "workflow" if "/workflow/" in module else nodeid
+            return GROUPS.get(module.rpartition("/")[2], shared)
+
+    return ByGroup(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -22,15 +22,6 @@ REPOSITORY = Path(__file__).parents[2]
 SMOKE = REPOSITORY / "tests/smoke/config.yaml"
 SOURCES = ("Snakefile", "dvc.yaml", ".dvcignore", ".gitignore", "pyproject.toml", "requirements.lock")
 FOLDERS = ("src", "workflow")
-# Modules that share something else than the finished project: a Slurm, of which there can be one, or a project of their own.
-GROUPS = {"test_containers": "cluster", "test_slurm": "cluster", "test_text": "text"}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker runs all that share something."""
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group(GROUPS.get(item.path.stem, "workflow")))
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,6 @@ from parallel_runs import Case, launch
 LOSS, WEIGHT = 1e-6, 3e-6
 TAKEN = (1, 3)
 
-# One worker runs all of these: they share the runs of one fixture, which takes minutes.
-pytestmark = pytest.mark.xdist_group("parallel")
-
 WHOLE = [
     Case("dit", "dit", snapshots=TAKEN),
     Case("dit-sharded", "dit", "sharded", snapshots=TAKEN),
