@@ -182,7 +182,7 @@ def test_a_training_job_runs_in_the_image_and_its_manifest_says_so(
     if through == "slurm":
         request.getfixturevalue("slurm")
         quick(built)
-        output = built.run("snakemake", "--profile", "slurm", "--config", "study=smoke", *arguments).stdout
+        output = built.run("snakemake", "--profile", "slurm", "--config", "study=desk", *arguments).stdout
         assert "SLURM jobid" in output
     else:
         built.snakemake(*arguments)
