@@ -48,8 +48,18 @@ elif name == "scontrol":
     print("MinJobAge = 300 sec")
 """
 COMMANDS = ("sbatch", "squeue", "sinfo", "scontrol", "scancel", "sacct", "sacctmgr", "sshare")
-PATHS = ("data/imagenet/train", "data/sa-1b", "data/sa-1b-captions", "data/captioned")
-MODELS = ("sd-vae-ft-ema", "sd3-vae", "t5-v1_1-xxl", "clip-vit-bigg-14", "dinov2-base")
+FOLDERS = ("data/imagenet/train", "data/sa-1b", "data/sa-1b-captions", "data/captioned", "data/coco/val2014")
+MODELS = (
+    *("sd-vae-ft-ema", "sd3-vae", "t5-v1_1-xxl", "clip-vit-bigg-14", "dinov2-base"),
+    *("clip-vit-large-patch14", "mask2former-swin-small-coco-instance"),
+)
+FILES = (
+    "data/VIRTUAL_imagenet256_labeled.npz",
+    "data/coco/annotations/captions_val2014.json",
+    "data/mjhq-30k/meta_data.json",
+    "data/mjhq-30k/mjhq30k_imgs.zip",
+    "data/geneval/evaluation_metadata.jsonl",
+)
 SITE = {
     "partition: null  ": "partition: a100  ",
     "cpu_partition: null": "cpu_partition: cpu-long",
@@ -70,8 +80,11 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
         (folder / name).write_text(FAKE.format(python=sys.executable, folder=str(tmp_path)))
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", os.pathsep.join([str(folder), os.environ["PATH"]]))
-    for path in [*PATHS, *(f"models/{name}" for name in MODELS)]:
+    for path in [*FOLDERS, *(f"models/{name}" for name in MODELS)]:
         (workspace.path / path).mkdir(parents=True)
+    for path in FILES:
+        (workspace.path / path).parent.mkdir(parents=True, exist_ok=True)
+        (workspace.path / path).touch()
     for old, new in SITE.items():
         workspace.edit("workflow/profiles/slurm/site.yaml", old, new)
     workspace.edit("config.yaml", "disk_gb: null", "disk_gb: 1.0e+9")
@@ -113,15 +126,15 @@ def test_every_rule_asks_for_what_its_stage_needs(cluster: Workspace) -> None:
     assert jobs["train_mmdit-18b_mup_s0"] == sorted(
         [*gpus, "--nodes=32", "--ntasks=32", "--gres=gpu:a100:8", "--cpus-per-task=64", "--mem 480000", "-t 1440"]
     )
-    assert jobs["data_dit-imagenet"] == sorted(
-        [*gpus, "--nodes=1", "--gres=gpu:a100:8", "--cpus-per-task=64", "--mem 480000", jobs_time(jobs["data_dit-imagenet"])]
-    )
+    eight = ["--nodes=1", "--gres=gpu:a100:8", "--cpus-per-task=64", "--mem 480000"]
+    for name in ("data_dit-imagenet", "extractor_dit-imagenet", "evaluate_dit-imagenet_mup_s0"):
+        assert jobs[name] == sorted([*gpus, *eight, jobs_time(jobs[name])]), name
     for name in ("select_dit-imagenet", "transfer_dit-imagenet_mup", "report_dit-imagenet"):
         assert jobs[name] == sorted([*host, *one_task, "--ntasks=1", "-t 60"]), name
     gate = jobs["coordcheck_dit-imagenet_dit"]
     assert gate == sorted([*host, *one_task, "--ntasks=1", jobs_time(gate)])
-    evaluate = [*gpus, *one_task, "--gres=gpu:a100:1", "-t 60"]
-    assert jobs["evaluate_dit-imagenet_mup_s0"] == sorted(evaluate)
+    alone = jobs["prompts_pixart-sa1b_coco"]
+    assert alone == sorted([*gpus, *one_task, "--gres=gpu:a100:1", jobs_time(alone)])
 
 
 def jobs_time(options: list[str]) -> str:
