@@ -7,6 +7,7 @@ from typing import Any
 from mudit.config.benchmarks import FidClipSection
 from mudit.report import text
 from mudit.report.evidence import Evidence, Record
+from mudit.report.images_section import metric_cell
 
 _LABELS = {
     "frechet_distance": ("Fréchet distance", "↓"),
@@ -40,7 +41,7 @@ def _table(evidence: Evidence, name: str, runs: dict[str, dict[str, Record]]) ->
         "title": name,
         "note": _note(evidence, name, first),
         "head": [_heading(metric, evidence.config.benchmarks[name].protocol) for metric in metrics],
-        "lines": [{"name": run, "cells": [_cell(records[metric]) for metric in metrics]} for run, records in runs.items()],
+        "lines": [{"name": run, "cells": [metric_cell(records[metric]) for metric in metrics]} for run, records in runs.items()],
         "ceiling": [_ceiling(_usable(runs, metric)) for metric in metrics],
     }
 
@@ -68,14 +69,6 @@ def _note(evidence: Evidence, name: str, records: dict[str, Record]) -> str:
 def _usable(runs: dict[str, dict[str, Record]], metric: str) -> Record:
     records = [by_metric[metric] for by_metric in runs.values()]
     return next((record for record in records if record["value"] is not None), records[0])
-
-
-def _cell(record: Record) -> dict[str, str]:
-    if record["value"] is None:
-        return {"value": "–", "beside": record["reason"]}
-    bounds = record.get("interval")
-    beside = f"[{text.significant(bounds[0])}, {text.significant(bounds[1])}]" if bounds else ""
-    return {"value": text.significant(record["value"]), "beside": beside}
 
 
 def _ceiling(record: Record) -> str:

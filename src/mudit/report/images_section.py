@@ -72,7 +72,7 @@ def metrics_section(evidence: Evidence) -> dict[str, Any]:
     assert evidence.extractor is not None, "evaluation reads the extractor"
     return {
         "names": [_heading(name) for name in names],
-        "lines": [{"name": target, "cells": [_cell(evidence.metrics[target][name]) for name in names]} for target in targets],
+        "lines": [{"name": target, "cells": [metric_cell(evidence.metrics[target][name]) for name in names]} for target in targets],
         "limits": {which: cells for which, cells in limits.items() if any(cell != "–" for cell in cells)},
         "extractor": evidence.extractor["name"],
         "classifier": evidence.extractor["accuracy"],
@@ -119,7 +119,8 @@ def _usable(evidence: Evidence, targets: Iterable[str], name: str) -> Record:
     return next((record for record in records if record["value"] is not None), records[0])
 
 
-def _cell(record: Record) -> dict[str, str]:
+def metric_cell(record: Record) -> dict[str, str]:
+    """Value, and its interval or why there is none."""
     if record["value"] is None:
         return {"value": "–", "beside": record["reason"]}
     bounds = record.get("interval")
