@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mudit.config.load import load
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.train.checkpoint import Checkpoint, CheckpointFolder
 
 CONFIG = Path(__file__).resolve().parent.parent / "config.yaml"

@@ -28,7 +28,7 @@ from mudit.evaluate.drawer import NetworkDrawer
 from mudit.evaluate.prompts import LabelPrompts, Prompt, Prompts
 from mudit.interchange.diffusers_folder import dit_transformer, pixart_transformer
 from mudit.models.condition import TextCondition
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.parametrization.apply import fold_multipliers, parametrize
 from mudit.parametrization.table import table_for
 

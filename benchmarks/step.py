@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from mudit.config.load import load
 from mudit.config.models import ModelSection
 from mudit.models.blocks import attend, gelu_tanh
+from mudit.models.families import build
 from mudit.models.flops import train_flops
-from mudit.models.registry import build
 from mudit.train.throughput import matmul_peak
 
 CONFIG = Path(__file__).resolve().parent.parent / "config.yaml"

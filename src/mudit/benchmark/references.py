@@ -51,7 +51,7 @@ def _zipped(path: Path, size: int, where: str) -> Read:
         try:
             content = archive.read(_find(places, name))
         except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as error:
-            raise UnreadableImageError(str(error)) from error
+            raise UnreadableImageError(str(error)) from error  # the last: packed in a way that zipfile cannot unpack
         return read_image(io.BytesIO(content), size)
 
     return read

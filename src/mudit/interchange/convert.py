@@ -16,9 +16,9 @@ from mudit.errors import CheckpointError
 from mudit.interchange.architecture import Family, Shapes, Stated, Widths, count_blocks, section_of, width_of
 from mudit.interchange.foreign import Foreign
 from mudit.models.blocks import position_embedding
+from mudit.models.families import build
 from mudit.models.layouts import diffusers, published
 from mudit.models.layouts.layout import Layout
-from mudit.models.registry import build
 
 _SD3_PREFIX = "model.diffusion_model."
 _POSITIONS = ("pos_embed", "pos_embed.pos_embed")

@@ -13,7 +13,7 @@ from mudit.interchange.architecture import SECTION
 from mudit.interchange.foreign import Variant
 from mudit.interchange.importer import FILES, FORMAT, MODEL_FILE, VERSION
 from mudit.interchange.tensorfiles import inside, read_json, read_tensors
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.parametrization.apply import attach_multipliers
 from mudit.parametrization.table import table_for
 from mudit.provenance import manifest as manifests

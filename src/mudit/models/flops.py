@@ -66,7 +66,7 @@ def _count(model: ModelSection, width: int, training: bool, device: torch.device
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from mudit.models.registry import build
+    from mudit.models.families import build
 
     with torch.device(device), torch.no_grad():
         module = build(model, width)

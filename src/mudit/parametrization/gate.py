@@ -17,8 +17,8 @@ from mudit.data.reader import LatentSplit, LatentStore
 from mudit.errors import GateError
 from mudit.logs import progress
 from mudit.models.condition import TextCondition
+from mudit.models.families import build
 from mudit.models.flops import train_flops
-from mudit.models.registry import build
 from mudit.parametrization.coordcheck import Measurement, Slope, Subject, fit_slopes, measure
 from mudit.parametrization.table import table_for
 from mudit.train.batches import BatchStream

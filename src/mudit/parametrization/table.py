@@ -11,7 +11,7 @@ from typing import Any
 from mudit.config.models import ExternalSection, ModelSection
 from mudit.errors import ParametrizationError
 from mudit.models.external import ModuleFactory
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.parametrization.measured import measured_inits
 from mudit.parametrization.recipes import RECIPES, ZERO, Distribution, Init, assign
 from mudit.parametrization.rules import SCHEMES, Scaling, multipliers, same_start

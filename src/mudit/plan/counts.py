@@ -202,8 +202,8 @@ def _mmdit(model: MMDiTSection, d: int) -> Architecture:
 def _external(model: ExternalSection, d: int) -> Architecture:
     import torch
 
+    from mudit.models.families import build
     from mudit.models.flops import forward_macs
-    from mudit.models.registry import build
 
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in build(model, d).parameters())

@@ -32,7 +32,7 @@ from mudit.distributed import World
 from mudit.errors import ConfigError
 from mudit.models.blocks import Mlp, gelu_tanh
 from mudit.models.condition import Condition, TextCondition
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.plan import memory, show
 from mudit.plan.counts import architecture
 from mudit.stages import experiments

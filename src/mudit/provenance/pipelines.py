@@ -1,8 +1,8 @@
-"""What DVC walks, made from the registry: `dvc.yaml` for the study that config.yaml names, `studies/<study>/dvc.yaml` for others.
+"""What DVC walks, made from the list of stages: `dvc.yaml` for the study of config.yaml, `studies/<study>/dvc.yaml` for others.
 
 Each stage of DVC is a call of the workflow for one stage of one experiment, so there is one graph of jobs. Its dependencies are the
 files whose digests the stage's manifests record, and its parameters the keys that they record, so both engines find the same stages
-stale. `mudit config fix` writes these files anew, `mudit dvc STUDY` adds a study's; a test holds them against the registry.
+stale. `mudit config fix` writes these files anew, `mudit dvc STUDY` adds a study's; a test holds them against the list of stages.
 """
 
 from __future__ import annotations

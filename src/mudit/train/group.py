@@ -17,7 +17,7 @@ from mudit.config.schema import Experiment
 from mudit.data.reader import LatentStore
 from mudit.diffusion.objective import make_objective
 from mudit.errors import ConfigError
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.parametrization.apply import group_rows, parametrize
 from mudit.parametrization.table import ParameterTable
 from mudit.train.batches import Batch, BatchStream

@@ -26,7 +26,7 @@ from mudit.config.cluster import TrainWorkers, Workers
 from mudit.config.models import ExternalSection, ModelSection
 from mudit.distributed import World
 from mudit.errors import ConfigError
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.parametrization.apply import attach_multipliers, draw, parametrize
 from mudit.parametrization.table import ParameterTable
 from mudit.train.shards import shard_of

@@ -17,7 +17,7 @@ from mudit.config.schema import Experiment
 from mudit.data.tensors import save_tensors
 from mudit.distributed import World, gather
 from mudit.errors import CheckpointError
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.parametrization.apply import attach_multipliers
 from mudit.parametrization.table import table_for
 from mudit.train.shards import whole_tensor

@@ -10,7 +10,7 @@ import torch
 
 from mudit.config.load import load
 from mudit.config.schema import Experiment
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.parametrization.apply import parametrize
 from mudit.parametrization.table import table_for
 from mudit.scoped import scoped

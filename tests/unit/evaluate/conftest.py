@@ -14,7 +14,7 @@ import mudit.evaluate.extractor_stage
 import mudit.evaluate.scorer_stage
 from mudit.config.load import load
 from mudit.evaluate.samples import open_sets
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.parametrization.apply import parametrize
 from mudit.parametrization.table import table_for
 from mudit.scoped import scoped

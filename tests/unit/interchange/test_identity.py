@@ -19,7 +19,7 @@ from mudit.interchange.diffusers_folder import Surroundings, write_diffusers
 from mudit.interchange.imported import read_description, section_of_folder
 from mudit.interchange.importer import Wish, import_checkpoint
 from mudit.interchange.plain import Weights, write_plain
-from mudit.models.registry import build
+from mudit.models.families import build
 
 from .conftest import randomise
 

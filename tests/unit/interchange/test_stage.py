@@ -14,7 +14,7 @@ from mudit.evaluate.samples import open_sets
 from mudit.interchange import stage
 from mudit.interchange.architecture import Stated
 from mudit.interchange.importer import Wish, import_checkpoint
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.scoped import scoped
 from mudit.stages import Job, inputs, parse
 from unit.evaluate import text_world

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from mudit.errors import ConfigError
 from mudit.models.blocks import Attention, Mlp, PatchEmbed, gelu_tanh, position_embedding, timestep_features, unpatchify
+from mudit.models.families import build
 from mudit.models.flops import forward_macs
-from mudit.models.registry import build
 
 
 def _randomised(module):

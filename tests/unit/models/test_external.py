@@ -16,7 +16,7 @@ from families import inputs
 from mudit.config.models import ExternalSection
 from mudit.errors import ConfigError
 from mudit.models.external import Adapter, ModuleFactory, build_external
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.train.packed import packable
 from own_models import DIT, SD3, section
 from support import ROOT

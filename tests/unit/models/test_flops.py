@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from families import inputs
 from mudit.config.models import AlignmentSection, DiTSection, MMDiTSection, ModelSection, PixArtSection, UViTSection
 from mudit.models import flops
+from mudit.models.families import build
 from mudit.models.flops import forward_macs, inference_flops, train_flops
-from mudit.models.registry import build
 from own_models import DIT, SD3, section
 
 WIDTHS: dict[str, Any] = {"base_width": 32, "delta_width": 40, "output_mult": 1.0, "head_dim": 8}

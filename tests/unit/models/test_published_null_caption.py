@@ -8,7 +8,7 @@ import torch
 from families import TEXT, TOKENS, inputs
 from mudit.config.models import PixArtSection
 from mudit.models.condition import TextCondition
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.parametrization.apply import initialise, parametrize
 from mudit.parametrization.table import table_for
 from mudit.train.packed import pack

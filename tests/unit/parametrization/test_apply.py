@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mudit.errors import ParametrizationError
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.parametrization.apply import attach_multipliers, initialise, parameter_groups, parametrize
 from mudit.parametrization.table import table_for
 

@@ -16,7 +16,7 @@ from mudit.config.models import ExternalSection
 from mudit.config.schema import CoordCheckSection, OptimizerSection
 from mudit.errors import ParametrizationError
 from mudit.models.external import ModuleFactory
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.parametrization import shapes
 from mudit.parametrization.apply import attach_multipliers, fold_multipliers, initialise, parametrize
 from mudit.parametrization.coordcheck import Slope, Subject, fit_slopes, measure_objective

@@ -11,7 +11,7 @@ from torch import nn
 from mudit.config.schema import Experiment
 from mudit.data.reader import LatentStore
 from mudit.errors import GateError
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.parametrization import gate
 from mudit.parametrization.coordcheck import Slope, Subject, fit_slopes, measure
 from mudit.parametrization.table import ParameterTable, table_for

@@ -9,7 +9,7 @@ import torch
 from mup import MuReadout, set_base_shapes
 from torch import nn
 
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.parametrization.apply import initialise, parametrize
 from mudit.parametrization.table import table_for
 from oracle import assert_trains_as_with_mup

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 import pytest
 
 from mudit.errors import ParametrizationError
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.parametrization.table import derive_table, table_for
 
 N, M, ETA = 1152, 4.0, 1.0

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mudit.config.models import AlignmentSection, DiTSection, MMDiTSection, ModelSection, PixArtSection, UViTSection
+from mudit.models.families import build
 from mudit.models.flops import forward_macs
-from mudit.models.registry import build
 from mudit.plan.counts import architecture
 from own_models import DIT
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mudit.distributed import World
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.parametrization.apply import parametrize
 from mudit.parametrization.table import table_for
 from mudit.train import batches, validation

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.parametrization.table import table_for
 from mudit.train.group import Member, TrialGroup
 from mudit.train.knobs import Knobs

@@ -13,7 +13,7 @@ import torch
 
 from mudit.diffusion.gaussian import GaussianDiffusion
 from mudit.errors import ParametrizationError
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.parametrization.apply import attach_multipliers, parameter_groups, parametrize
 from mudit.parametrization.recipes import DIT_MUP, FAN_IN, RECIPES, ZERO, Rule
 from mudit.parametrization.table import derive_table, table_for

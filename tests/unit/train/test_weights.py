@@ -11,7 +11,7 @@ from torch import nn
 
 from mudit.data.tensors import save_tensors
 from mudit.errors import CheckpointError
-from mudit.models.registry import build
+from mudit.models.families import build
 from mudit.parametrization.apply import parametrize
 from mudit.parametrization.table import table_for
 from mudit.train import weights
