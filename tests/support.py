@@ -21,3 +21,17 @@ def changed(section: S, **changes: Any) -> S:
             value = changed(update.get(head, getattr(section, head)), **{rest: value})
         update[head] = value
     return section.model_copy(update=update)
+
+
+def word_tokenizer(folder: Path, words: str, limit: int) -> None:
+    """A tokenizer that knows some words and puts </s> at the end."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "</s>", "<unk>", *words.split()])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=limit
+    ).save_pretrained(folder)

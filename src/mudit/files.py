@@ -1,4 +1,4 @@
-"""Files that are in two places at once without being there twice."""
+"""Files on the disk: in two places at once without being there twice, and safe from a power cut."""
 
 from __future__ import annotations
 
@@ -18,3 +18,12 @@ def link_or_copy(source: Path, target: Path) -> None:
         raise
     except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
+
+
+def sync(path: Path) -> None:
+    """Return when a file's bytes, or the names in a folder, are on the disk itself. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

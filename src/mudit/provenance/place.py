@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from mudit.errors import ProvenanceError
+from mudit.files import sync
 from mudit.provenance import manifest as manifests
 from mudit.stages import STATE, Artefact
 
@@ -34,7 +34,7 @@ def put(artefact: Artefact, complete: Path) -> None:
         artefact.path.rename(old)
     complete.rename(artefact.path)
     for folder in {artefact.path.parent, _parent(artefact)}:
-        _sync(folder)
+        sync(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -71,11 +71,3 @@ def _prefix(artefact: Artefact, what: str) -> str:
 
 def _parent(artefact: Artefact) -> Path:
     return artefact.path.parent.parent if artefact.key else artefact.path.parent
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

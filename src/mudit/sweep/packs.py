@@ -22,6 +22,7 @@ from torch import Tensor
 
 from mudit.data.tensors import save_tensors
 from mudit.distributed import World, broadcast
+from mudit.files import sync
 from mudit.train.group import Member
 from mudit.train.knobs import Knobs
 
@@ -64,12 +65,12 @@ class Pack:
         try:
             _write(self._folder / _MEMBERS, self._described)
             save_tensors(checkpoint.tensors, tensors)
-            _sync(tensors)
+            sync(tensors)
             _write(state, json.dumps({"sha256": _sha256(tensors), "state": checkpoint.state}))
         except OSError:
             tensors.unlink(missing_ok=True)
             raise
-        _sync(self._folder)
+        sync(self._folder)
         for step in self._steps()[:-_KEEP]:
             for path in reversed(self._files(step)):
                 path.unlink(missing_ok=True)
@@ -151,18 +152,10 @@ def _found(root: Path) -> tuple[list[Pack], tuple[int, dict[int, float]] | None]
 def _write(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)
-    _sync(partial)
+    sync(partial)
     os.replace(partial, path)
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

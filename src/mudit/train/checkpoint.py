@@ -26,6 +26,7 @@ from torch import Tensor
 from mudit.data.tensors import save_tensors
 from mudit.distributed import World, barrier, broadcast, gather
 from mudit.errors import CheckpointError, ResultsError
+from mudit.files import sync
 from mudit.train.shards import Shard, shard_of
 from mudit.train.stored import INDEX, Stored, sha256
 
@@ -161,7 +162,7 @@ class CheckpointFolder:
             return _Part(None, "", rows)
         file = "tensors.safetensors" if self._world.size == 1 else f"tensors-{self._world.rank:05d}.safetensors"
         save_tensors({name: shard.local.contiguous() for name, shard in mine.items()}, partial / file)
-        _sync(partial / file)
+        sync(partial / file)
         return _Part(file, sha256(partial / file), rows)
 
     def _commit(self, checkpoint: Checkpoint, parts: list[_Part]) -> str | None:
@@ -181,10 +182,10 @@ class CheckpointFolder:
         }
         try:
             (partial / INDEX).write_text(json.dumps(index), encoding="utf-8")
-            _sync(partial / INDEX)
+            sync(partial / INDEX)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(partial, final)
-            _sync(self._folder)
+            sync(self._folder)
             self._drop()
         except OSError as error:
             return _reason(error)
@@ -228,11 +229,3 @@ def _outcome(part: Future[_Part]) -> _Part | str:
 
 def _reason(error: OSError) -> str:
     return str(error) if error.errno is None else os.strerror(error.errno)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,7 +17,7 @@ from torch import nn
 
 from mudit.distributed import World, barrier, broadcast
 from mudit.errors import CheckpointError, ResultsError
-from mudit.files import link_or_copy
+from mudit.files import link_or_copy, sync
 from mudit.train.stored import sha256
 from mudit.train.weights import save_average, save_description
 
@@ -60,11 +60,11 @@ class Snapshots:
         files: dict[str, str] = {}
         if self._world.main:
             for file in sorted(partial.iterdir()):
-                _sync(file)
+                sync(file)
                 files[file.name] = sha256(file)
             shutil.rmtree(self._folder / name, ignore_errors=True)
             os.replace(partial, self._folder / name)
-            _sync(self._folder)
+            sync(self._folder)
         self.taken[name] = broadcast(files)
 
     def resume(self, taken: Taken) -> None:
@@ -94,11 +94,3 @@ class Snapshots:
                 if not path.is_file() or sha256(path) != checksum:
                     return f"{path}: the snapshot is missing or differs from its checksum"
         return None
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

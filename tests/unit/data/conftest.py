@@ -19,6 +19,7 @@ from mudit.data.sources import open_source
 from mudit.data.text import CaptionEncoder
 from mudit.data.writer import StoreWriter
 from mudit.fetch import EMOJIBASE, FLUENT_3D, NOTO, package_folder
+from support import word_tokenizer
 
 MINILM = {"name": "minilm", "path": None}
 CAPTIONS = {"tokens": MINILM, "pooled": MINILM, "max_tokens": 20, "storage": "float16"}
@@ -124,20 +125,6 @@ def drawing(red: int, side: int) -> Image.Image:
     pixels = np.zeros((side, side, 4), dtype=np.uint8)
     pixels[:, :, 0], pixels[:, : side // 2, 3] = red, 255
     return Image.fromarray(pixels, "RGBA")
-
-
-def word_tokenizer(folder: Path, words: str, limit: int) -> None:
-    """A tokenizer that knows some words and puts </s> at the end."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {word: index for index, word in enumerate(["<pad>", "</s>", "<unk>", *words.split()])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=limit
-    ).save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
