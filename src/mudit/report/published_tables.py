@@ -64,7 +64,7 @@ CONVERGENCE: dict[int, tuple[float, float | None]] = {
     2_400_000: (10.73, 9.43),
     7_000_000: (9.58, None),
 }
-CONVERGENCE_SOURCE = "pre-training figure, FID-50K without guidance, read off the picture (±0.06)"
+CONVERGENCE_SOURCE = "Pre-training figure, FID-50K without guidance, read off the picture (±0.06)"
 HOURS_PER_STEP = RUNS[1].hours / RUNS[1].steps  # A100-80GB, width 1152, batch 256
 
 
