@@ -1,9 +1,12 @@
 # make reproduce   set up, run the study of config.yaml from data to report, say where the report is
 #                  STUDY=desk-text: text-to-image on captioned emoji, which are fetched first
 # make test        set up, run the whole test suite
+# make test-unit   set up, run the tests of src/ alone: no workflow engine, no server
 # make setup       a virtual environment in .venv with exactly the versions of requirements.lock and requirements-nodeps.txt
-# make lint        formatting, lint, types
-# make lock        resolve requirements.in anew
+# make lint        formatting, lint, types, configuration
+# make format      mend what lint can mend
+# make lock        resolve requirements*.in anew
+# make clean       remove .venv and caches; results stay
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
@@ -13,11 +16,14 @@ PYTHON ?= python3
 STUDY ?=
 BIN := $(VENV)/bin
 # Named after what was installed, so that set-up is skipped exactly when it has been done.
-INSTALLED := $(VENV)/installed-$(shell cat requirements.lock requirements-nodeps.txt requirements.in pyproject.toml | cksum | cut -d' ' -f1)
+INSTALLED := $(VENV)/installed-$(shell cat requirements.lock requirements-nodeps.txt requirements.in requirements-dev.in pyproject.toml | cksum | cut -d' ' -f1)
 # Tests are many short processes; two of them at once fill two cores.
 TEST_WORKERS ?= 2
 
-.PHONY: setup reproduce test lint format lock clean
+.PHONY: help setup reproduce test test-unit lint format lock clean
+
+help:
+	@sed -n '/^SHELL/q; s/^# \{0,1\}//p' Makefile
 
 setup: $(INSTALLED)
 
@@ -38,8 +44,13 @@ reproduce: setup
 	echo "The workflow took $$(( SECONDS - start )) seconds. Reports:"; \
 	ls -1 results/*/report/report.html
 
+PYTEST = env -u PYTHONDONTWRITEBYTECODE PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --durations=25
+
 test: setup
-	env -u PYTHONDONTWRITEBYTECODE PATH="$(abspath $(BIN)):$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --durations=25
+	$(PYTEST)
+
+test-unit: setup
+	$(PYTEST) tests/unit
 
 lint: setup
 	$(BIN)/ruff check .
