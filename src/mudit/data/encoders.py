@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from mudit.config.data import DataSection
-from mudit.data.format import ENCODER_FOLDER, StoreInfo, sha256_file
+from mudit.data.format import ENCODER_FOLDER, StoreInfo, making
 from mudit.data.hub import snapshot
 from mudit.errors import ConfigError, DataError
+from mudit.files import sha256_file
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 _KL_FILES = ("config.json", _WEIGHTS)
@@ -135,7 +136,7 @@ def load_encoder(store: Path, info: StoreInfo) -> Encoder:
         return Identity(info.latent_scale)
     encoder = AutoencoderKL(store / ENCODER_FOLDER, info.latent_scale)
     if encoder.identity != info.encoder:
-        raise DataError(f"{store / ENCODER_FOLDER}: not the autoencoder that made this store; run `mudit data` again")
+        raise DataError(f"{store / ENCODER_FOLDER}: not the autoencoder that made this store; run: {making(store)}")
     return encoder
 
 

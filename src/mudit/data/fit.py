@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mudit.config.models import MMDiTSection, ModelSection
-from mudit.data.format import StoreInfo, TextInfo
+from mudit.data.format import StoreInfo, TextInfo, making
 from mudit.errors import DataError
 
 
@@ -22,7 +22,9 @@ def check_fits(path: Path, info: StoreInfo, model: ModelSection) -> None:
     elif info.text is not None:
         _check_text(path, info.text, model)
     else:
-        raise DataError(f"{path}: no captions, and model {model.family} reads them; set data.captions and run `mudit data` again")
+        raise DataError(
+            f"{path}: no captions, and model {model.family} reads them; set data.captions and run: {making(path.parent)}"
+        )
     if isinstance(model, MMDiTSection) and model.alignment is not None:
         _check_features(path, info, model)
 
@@ -51,7 +53,9 @@ def _check_text(path: Path, text: TextInfo, model: ModelSection) -> None:
 def _check_features(path: Path, info: StoreInfo, model: MMDiTSection) -> None:
     assert model.alignment is not None
     if info.features is None:
-        raise DataError(f"{path}: no image features, and model.alignment needs them; set data.features and run `mudit data` again")
+        raise DataError(
+            f"{path}: no image features, and model.alignment needs them; set data.features and run: {making(path.parent)}"
+        )
     if info.features.dim != model.alignment.features:
         raise DataError(
             f"{path}: image features are {info.features.dim} wide, model.alignment.features is {model.alignment.features}; "

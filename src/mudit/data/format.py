@@ -19,9 +19,7 @@ Legend: n images, C channels, H W latent height and width, E token feature width
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,6 +27,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mudit.config.data import CaptionSection
 from mudit.errors import DataError
+from mudit.files import sha256_file, write_text
+from mudit.stages import RESULTS
 
 FORMAT: Literal["mudit-latents"] = "mudit-latents"
 VERSION: Literal[3] = 3
@@ -138,6 +138,11 @@ class StoreInfo(_Record):
     splits: dict[SplitName, Split]
     corrupt: Corrupt
 
+    def files(self) -> list[StoredFile]:
+        """Every file of the store with its checksum, but for the autoencoder's own and `store.json`."""
+        shards = [entry for split in self.splits.values() for shard in split.shards for entry in shard.files()]
+        return [*shards, self.corrupt.file] if self.corrupt.file is not None else shards
+
     def tensors(self, count: int) -> dict[str, Expected]:
         """Name -> type and shape of each tensor in a shard of `count` images."""
         moments = ["mean", "std"] if self.has_std else ["mean"]
@@ -159,38 +164,39 @@ class StoreInfo(_Record):
         return expected
 
 
+def making(folder: Path) -> str:
+    """The command that makes a damaged or outdated store again, with its experiment if `folder` is `results/EXPERIMENT/data`."""
+    named = folder.name == "data" and folder.parent.parent.name == RESULTS.name
+    return f"mudit data {folder.parent.name if named else 'EXPERIMENT'}"
+
+
 def write_info(folder: Path, info: StoreInfo) -> None:
     """Writes `store.json` in one rename."""
-    temporary = folder / f".{STORE_FILE}.partial"
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(info.model_dump(mode="json"), file, indent=1, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / STORE_FILE)
+    text = json.dumps(info.model_dump(mode="json"), indent=1, sort_keys=True) + "\n"
+    write_text(folder / STORE_FILE, text, durable=True)
 
 
 def read_info(folder: Path) -> StoreInfo:
     """Reads `store.json`. Raises DataError if it is missing, is of another format or version, or does not add up."""
     path = folder / STORE_FILE
     if not path.is_file():
-        raise DataError(f"{path}: no latent store here; run `mudit data` first")
+        raise DataError(f"{path}: no latent store here; run: {making(folder)}")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not valid JSON ({error}); run `mudit data` again") from error
+        raise DataError(f"{path}: not valid JSON ({error}); run: {making(folder)}") from error
     if not isinstance(raw, dict) or (raw.get("format"), raw.get("version")) != (FORMAT, VERSION):
-        raise DataError(f"{path}: not a {FORMAT} store of version {VERSION}; run `mudit data` again")
+        raise DataError(f"{path}: not a {FORMAT} store of version {VERSION}; run: {making(folder)}")
     try:
         info = StoreInfo.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; run `mudit data` again") from error
+        raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; run: {making(folder)}") from error
     for name, split in info.splits.items():
         if split.count != sum(shard.count for shard in split.shards):
-            raise DataError(f"{path}: the shards of split {name} do not hold {split.count} images; run `mudit data` again")
+            raise DataError(f"{path}: the shards of split {name} do not hold {split.count} images; run: {making(folder)}")
         if any((shard.captions is None) != (info.text is None) for shard in split.shards):
-            raise DataError(f"{path}: some shards of split {name} have captions and some have not; run `mudit data` again")
+            raise DataError(f"{path}: some shards of split {name} have captions and some have not; run: {making(folder)}")
     return info
 
 
@@ -212,7 +218,7 @@ def shard_layout(path: Path, shard: Shard, info: StoreInfo) -> dict[str, TensorL
     with path.open("rb") as file:
         header_bytes = int.from_bytes(file.read(8), "little")
         if not 2 <= header_bytes <= size - 8:
-            raise DataError(f"{path}: not a safetensors file; run `mudit data` again")
+            raise DataError(f"{path}: not a safetensors file; run: {making(path.parent)}")
         try:
             header = json.loads(file.read(header_bytes))
             start = 8 + header_bytes
@@ -224,12 +230,12 @@ def shard_layout(path: Path, shard: Shard, info: StoreInfo) -> dict[str, TensorL
                 if name != "__metadata__"
             }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}: damaged safetensors header; run `mudit data` again") from error
+            raise DataError(f"{path}: damaged safetensors header; run: {making(path.parent)}") from error
     expected = info.tensors(shard.count)
     if set(layout) != set(expected) or not all(_fits(layout[name], want) for name, want in expected.items()):
         found = {name: (tensor.dtype, tensor.shape) for name, tensor in layout.items()}
         wanted = {name: tuple(want) for name, want in expected.items()}
-        raise DataError(f"{path}: shard holds {found}, {STORE_FILE} says {wanted}; run `mudit data` again")
+        raise DataError(f"{path}: shard holds {found}, {STORE_FILE} says {wanted}; run: {making(path.parent)}")
     return layout
 
 
@@ -245,19 +251,13 @@ def _fits(found: TensorLayout, expected: Expected) -> bool:
 def check_size(path: Path, entry: StoredFile) -> int:
     """Bytes of a file of the store. Raises DataError if it is missing or has another size than `store.json` says."""
     if not path.is_file():
-        raise DataError(f"{path}: shard is missing; run `mudit data` again")
+        raise DataError(f"{path}: shard is missing; run: {making(path.parent)}")
     size = path.stat().st_size
     if size != entry.bytes:
-        raise DataError(f"{path}: shard has {size} bytes, {STORE_FILE} says {entry.bytes}; run `mudit data` again")
+        raise DataError(f"{path}: shard has {size} bytes, {STORE_FILE} says {entry.bytes}; run: {making(path.parent)}")
     return size
 
 
 def stored_file(path: Path) -> dict[str, str | int]:
     """Fields of `StoredFile` for a file that has just been written."""
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-
-
-def sha256_file(path: Path) -> str:
-    """Lower-case hexadecimal SHA-256 of a file's bytes, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -22,7 +22,7 @@ from mudit.data.images import IMAGE_SUFFIXES, MissingCaptionError, UnreadableIma
 from mudit.data.names import LazyNames, listing_sha256
 from mudit.data.sources import Source, image_files
 from mudit.errors import ConfigError, DataError
-from mudit.fetch import cache_folder
+from mudit.files import cache_folder
 
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _SUFFIXES = {"webdataset": ".tar", "parquet": ".parquet"}

@@ -13,8 +13,8 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import nn
 
-from mudit.data.format import sha256_file
 from mudit.errors import DataError
+from mudit.files import sha256_file
 
 _VOCABULARIES = ("tokenizer.json", "spiece.model", "vocab.txt", "vocab.json")
 _TOKENIZER_FILES = (*_VOCABULARIES, "tokenizer_config.json", "special_tokens_map.json", "merges.txt")

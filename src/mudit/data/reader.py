@@ -26,13 +26,14 @@ from mudit.data.format import (
     TensorLayout,
     TextInfo,
     check_size,
+    making,
     read_info,
-    sha256_file,
     shard_layout,
 )
 from mudit.data.tensors import unpack_tokens
 from mudit.data.text import CaptionEncoder
 from mudit.errors import DataError
+from mudit.files import sha256_file
 from mudit.models.condition import TextCondition
 
 
@@ -86,7 +87,7 @@ class LatentStore:
                 path = self.folder / entry.file
                 check_size(path, entry)
                 if sha256_file(path) != entry.sha256:
-                    raise DataError(f"{path}: contents differ from the checksum in {STORE_FILE}; run `mudit data` again")
+                    raise DataError(f"{path}: contents differ from the checksum in {STORE_FILE}; run: {making(self.folder)}")
 
 
 class LatentSplit:
@@ -96,7 +97,7 @@ class LatentSplit:
         shards = info.splits[name].shards
         if not shards:
             raise DataError(
-                f"{folder / STORE_FILE}: split {name} is empty; set data.validation_images above 0 and run `mudit data` again"
+                f"{folder / STORE_FILE}: split {name} is empty; set data.validation_images above 0 and run: {making(folder)}"
             )
         self.count = info.splits[name].count
         self.latent_shape, self.latent_scale = info.latent_shape, info.latent_scale
@@ -247,9 +248,9 @@ def _read_captions(folder: Path, shard: Shard) -> list[str]:
     try:
         captions: list[str] = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not valid JSON ({error}); run `mudit data` again") from error
+        raise DataError(f"{path}: not valid JSON ({error}); run: {making(folder)}") from error
     if len(captions) != shard.count:
-        raise DataError(f"{path}: {len(captions)} captions for {shard.count} images; run `mudit data` again")
+        raise DataError(f"{path}: {len(captions)} captions for {shard.count} images; run: {making(folder)}")
     return captions
 
 
@@ -259,7 +260,8 @@ def _open_captions(folder: Path, text: TextInfo) -> CaptionEncoder:
     encoder = CaptionEncoder(text.section)
     if encoder.identities != text.encoders:
         raise DataError(
-            f"{folder / STORE_FILE}: the text encoder in {text.section.tokens.path} is another now; run `mudit data` again"
+            f"{folder / STORE_FILE}: the text encoder in {text.section.tokens.path} is another now; put the former one back or "
+            f"run: {making(folder)} --force"
         )
     return encoder
 

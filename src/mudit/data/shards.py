@@ -49,7 +49,7 @@ class Contents:
         self.parts: dict[str, list[Tensor]] = {}
         self.lengths: list[int] = []  # tokens of each caption
         self.captions: list[str] = []
-        self.left_out: list[tuple[str, Reason]] = []
+        self.left_out: list[tuple[int, Reason]] = []  # places in the source
         self.cut = 0
         self._squares: list[float] = []  # of each token, and of what its type changed
         self._errors: list[float] = []
@@ -94,13 +94,17 @@ class ShardEncoder:
         self._readers = min(_MAX_READERS, len(os.sched_getaffinity(0)))
 
     def encode(self, indices: NDArray[np.int64]) -> Contents:
-        """Everything that the store holds of the images among `indices` that can be used, and the names of the others."""
+        """Everything that the store holds of the images among `indices` that can be used, and what became of the others."""
         contents = Contents()
         with ThreadPoolExecutor(self._readers) as pool:
             images = self._images(pool, indices, contents)
             while some := list(islice(images, self._batch)):
                 self._add(some, contents)
         return contents
+
+    def reads(self, index: int) -> bool:
+        """Whether image `index` can be used."""
+        return isinstance(self._read(index), _Image)
 
     def _images(self, pool: ThreadPoolExecutor, indices: NDArray[np.int64], contents: Contents) -> Iterator[_Image]:
         """The usable images in order, each read ahead of its turn by at most two batches; the others enter `contents.left_out`."""
@@ -113,7 +117,7 @@ class ShardEncoder:
                 return
             found = waiting.popleft().result()
             if isinstance(found, _LeftOut):
-                contents.left_out.append((self._source.names[found.place], found.reason))
+                contents.left_out.append(found)
             else:
                 yield found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 from mudit.config.cluster import EncodeWorkers
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def run(job: Job) -> dict[str, object]:
-    """Writes the store into `job.out`; several ranks share its shards. Resumes by shards.
+    """Writes the store into `job.out`; several ranks share its shards. Resumes by shards, which `job.state` keeps.
 
     Raises ConfigError or DataError on a bad source or image, ResultsError if the disk has too little room.
     """
@@ -35,16 +34,15 @@ def run(job: Job) -> dict[str, object]:
     writer = StoreWriter(data, source, encoder, job.out, state, text, features, batch)
     with progress(len(source.names), "data", unit="images") as bar:
         info = writer.write(bar.advance)
-    if World.of_environment().main:
-        shutil.rmtree(job.state)
+    job.known.update({entry.file: (entry.sha256, entry.bytes) for entry in info.files()})
     summary: dict[str, object] = {
         "train": info.splits["train"].count,
         "validation": info.splits["validation"].count,
         "corrupt": info.corrupt.count,
         "without_caption": info.corrupt.without_caption,
         "unused_captions": info.corrupt.unused_captions,
-        "bytes": sum(entry.bytes for split in info.splits.values() for shard in split.shards for entry in shard.files()),
-        "flops": 0,
+        "bytes": sum(entry.bytes for entry in info.files()),
+        "flops": 0 if encoder.identity["name"] == "identity" and text is None and features is None else None,
         "device": encoder.device,
     }
     if info.text is not None:

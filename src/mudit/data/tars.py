@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from mudit.data.names import PackedNames
 from mudit.errors import DataError
-from mudit.fetch import cache_folder
+from mudit.files import cache_folder
 from mudit.logs import progress
 
 _BLOCK = 512

@@ -1,15 +1,16 @@
 """Writes the latent store shard by shard: memory stays flat, and a killed run goes on at the first missing shard.
 
 Where there are several processes, rank r of R encodes the shards r, r + R, r + 2 R, ...; after each round all agree whether to go
-on, and at the end rank 0 puts the store together. What a shard holds depends on neither, so the bytes of the store do not.
+on, and at the end rank 0 writes what describes the store. What a shard holds depends on neither, so the bytes of the store do not.
+
+Finished shards stay in the state folder, under a second name, when the store has them: a kill at any time costs a shard that is
+being encoded, and whoever puts the store in its place removes the state after that.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -34,20 +35,20 @@ from mudit.data.format import (
     StoredFile,
     StoreInfo,
     TextInfo,
-    sha256_file,
     stored_file,
     write_info,
 )
+from mudit.data.rounds import in_rounds
 from mudit.data.shards import Contents, Reason, ShardEncoder
 from mudit.data.sources import Source
 from mudit.data.tensors import save_tensors
 from mudit.data.text import CaptionEncoder
-from mudit.distributed import World, barrier, broadcast, gather
+from mudit.distributed import World, barrier, broadcast
 from mudit.errors import DataError
-from mudit.interrupt import Interrupt, Interrupted
+from mudit.files import link_or_copy, sha256_file, start_or_resume, write_text
+from mudit.interrupt import Interrupt
 
 ENCODE_BATCH = 32  # images per encoder call: bounds memory
-PLAN_FILE = "plan.json"
 LISTED = 1000  # images left out that `store.json` names itself
 
 
@@ -55,7 +56,7 @@ class _Done(NamedTuple):
     """What one finished shard left behind."""
 
     shard: Shard | None  # None if no image could be used
-    left_out: list[tuple[str, Reason]]
+    left_out: list[tuple[int, Reason]]  # places in the source
     cut: int
     error: tuple[float, float]
 
@@ -64,7 +65,7 @@ class _Done(NamedTuple):
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Self:
-        left_out = [(name, reason) for name, reason in raw["left_out"]]
+        left_out = [(place, reason) for place, reason in raw["left_out"]]
         change, features = raw["error"]
         return cls(raw["shard"] and Shard.model_validate(raw["shard"]), left_out, raw["cut"], (change, features))
 
@@ -73,7 +74,8 @@ class StoreWriter:
     """One preparation of one source with one encoder into `out`, with unfinished work in `state`.
 
     Shard k of a split always covers the same positions of the split's order, so shards are independent of each other and of how
-    often the run was killed. The folder `state` is the writer's own and seen by all ranks; `out` may lie on another file system.
+    often the run was killed. The folder `state` is the writer's own, `out` is new, and all ranks see both. On one file system the
+    shards lie there once, under two names; on two they are copied.
     """
 
     def __init__(
@@ -105,53 +107,44 @@ class StoreWriter:
     def write(self, advance: Callable[[int], None]) -> StoreInfo:
         """Writes every shard, the encoder's files and `store.json`; calls `advance(images)` after each round of shards.
 
-        Raises DataError when more than `data.max_corrupt_share` of the images cannot be used, naming them, and Interrupted, between
-        shards, when a rank was asked to stop.
+        The state is left as it is. Raises DataError when more than `data.max_corrupt_share` of the images cannot be used, naming
+        them, and Interrupted, between shards, when a rank was asked to stop or the next shard would last beyond the deadline.
         """
-        world = World.of_environment()
-        if world.main:
-            self._start_or_resume()
+        main = World.of_environment().main
+        if main:
+            start_or_resume(self._state, self._plan())
         barrier()
-        done = self._rounds(world, advance)
-        info = broadcast(self._put_together(done) if world.main else None)
+        with Interrupt() as interrupt:
+            done = self._encoded(interrupt, advance)
+            for _ in in_rounds([each.shard for each in done.values() if each.shard], self._put, interrupt):
+                pass
+        info = broadcast(self._described(done) if main else None)
         assert info is not None  # it is rank 0's
         return info
 
-    def _start_or_resume(self) -> None:
-        """Keeps finished shards only if they were made from the same images, by the same encoder, with the same settings."""
-        plan = {
-            "data": self._data.model_dump(mode="json"),
+    def _plan(self) -> dict[str, Any]:
+        """Finished shards are used again only if they were made from the same images, by the same encoder, with these settings."""
+        return {
+            # How many images may be absent decides whether there will be a store, not what is in its shards.
+            "data": self._data.model_dump(mode="json", exclude={"max_corrupt_share"}),
             "source": self._source.identity,
             "encoder": self._encoder.identity,
             "text": self._text and self._text.identities,
             "features": self._features and self._features.identity,
         }
-        text = json.dumps(plan, sort_keys=True)
-        path = self._state / PLAN_FILE
-        if path.is_file() and path.read_text(encoding="utf-8") == text:
-            return
-        shutil.rmtree(self._state, ignore_errors=True)
-        self._state.mkdir(parents=True)
-        path.write_text(text, encoding="utf-8")
 
-    def _rounds(self, world: World, advance: Callable[[int], None]) -> dict[str, _Done]:
+    def _encoded(self, interrupt: Interrupt, advance: Callable[[int], None]) -> dict[str, _Done]:
         """What became of every shard, the same on every rank."""
         names = list(self._parts)
         done: dict[str, _Done] = {}
         seen = 0
-        with Interrupt() as interrupt:
-            for first in range(0, len(names), world.size):
-                some = names[first : first + world.size]
-                mine = self._shard(some[world.rank]).to_json() if world.rank < len(some) else None
-                reports = gather((mine, interrupt.asked))
-                for name, (report, _) in zip(some, reports, strict=False):
-                    assert report is not None
-                    done[name] = _Done.from_json(report)
-                    seen += len(self._parts[name])
-                    advance(len(self._parts[name]))
-                self._check_share(done, seen)
-                if any(asked for _, asked in reports) and len(done) < len(names):
-                    raise Interrupted
+        for reports in in_rounds(names, lambda name: self._shard(name).to_json(), interrupt):
+            for report in reports:
+                name = names[len(done)]
+                done[name] = _Done.from_json(report)
+                seen += len(self._parts[name])
+                advance(len(self._parts[name]))
+            self._check_share(done, seen)
         return done
 
     def _shard(self, name: str) -> _Done:
@@ -159,12 +152,13 @@ class StoreWriter:
         path, record = self._state / f"{name}.safetensors", self._state / f"{name}.json"
         if record.is_file():
             done = _Done.from_json(json.loads(record.read_text(encoding="utf-8")))
-            # A run that was killed while it moved shards to `out` leaves records without files.
-            if done.shard is None or all(_is_whole(self._state, entry) for entry in done.shard.files()):
+            # A power cut may have taken the files and left the record; an image that was left out may have been mended in place.
+            whole = done.shard is None or all(_is_whole(self._state, entry) for entry in done.shard.files())
+            if whole and not any(self._shards.reads(place) for place, _ in done.left_out):
                 return done
         contents = self._shards.encode(self._parts[name])
         done = _Done(self._save(path, contents), contents.left_out, contents.cut, contents.error)
-        _write_text(record, json.dumps(done.to_json()))
+        write_text(record, json.dumps(done.to_json()), durable=True)
         return done
 
     def _save(self, path: Path, contents: Contents) -> Shard | None:
@@ -176,29 +170,32 @@ class StoreWriter:
         captions = None
         if self._text is not None:
             captions_path = path.with_name(f"{path.stem}.captions.json")
-            _write_text(captions_path, json.dumps(contents.captions, ensure_ascii=False, indent=0) + "\n")
+            write_text(captions_path, json.dumps(contents.captions, ensure_ascii=False, indent=0) + "\n", durable=False)
             captions = StoredFile.model_validate(stored_file(captions_path))
         return Shard.model_validate({**stored_file(path), "count": len(tensors["labels"]), "captions": captions})
 
     def _check_share(self, done: dict[str, _Done], seen: int) -> None:
-        names = [name for each in done.values() for name, _ in each.left_out]
+        places = [place for each in done.values() for place, _ in each.left_out]
         total = len(self._source.names)
-        if len(names) > self._data.max_corrupt_share * total:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        if len(places) > self._data.max_corrupt_share * total:
+            first = ", ".join(self._source.names[place] for place in places[:5])
+            more = f" and {len(places) - 5} more" if len(places) > 5 else ""
             lack = "cannot be read" if self._text is None else "cannot be read or have no caption"
             raise DataError(
-                f"{len(names)} of the first {seen} images (of {total}) {lack}: {', '.join(names[:5])}{more}; "
+                f"{len(places)} of the first {seen} images (of {total}) {lack}: {first}{more}; "
                 f"mend or remove them, or raise data.max_corrupt_share from {self._data.max_corrupt_share}"
             )
 
-    def _put_together(self, done: dict[str, _Done]) -> StoreInfo:
-        """Moves the files of the store into place, `store.json` last."""
+    def _put(self, shard: Shard) -> None:
+        """Gives a shard's files their place in the store, too."""
+        for entry in shard.files():
+            link_or_copy(self._state / entry.file, self._out / entry.file)
+
+    def _described(self, done: dict[str, _Done]) -> StoreInfo:
+        """Adds what is not a shard to the store, `store.json` last."""
         info = self._info(done)
-        for entry in (entry for split in info.splits.values() for shard in split.shards for entry in shard.files()):
-            shutil.move(self._state / entry.file, self._out / entry.file)
         self._encoder.save(self._out / ENCODER_FOLDER)
         write_info(self._out, info)
-        shutil.rmtree(self._state)
         return info
 
     def _info(self, done: dict[str, _Done]) -> StoreInfo:
@@ -229,13 +226,13 @@ class StoreWriter:
             corrupt=self._corrupt([image for each in done.values() for image in each.left_out]),
         )
 
-    def _corrupt(self, left_out: list[tuple[str, Reason]]) -> Corrupt:
+    def _corrupt(self, left_out: list[tuple[int, Reason]]) -> Corrupt:
         """What is absent, named in a file of its own if it is much."""
-        names = sorted(name for name, _ in left_out)
+        names = sorted(self._source.names[place] for place, _ in left_out)
         file = None
         if len(names) > LISTED:
             path = self._out / LEFT_OUT_FILE
-            _write_text(path, json.dumps(names, ensure_ascii=False, indent=0) + "\n")
+            write_text(path, json.dumps(names, ensure_ascii=False, indent=0) + "\n", durable=False)
             file = StoredFile.model_validate(stored_file(path))
         return Corrupt(
             count=len(names),
@@ -278,13 +275,3 @@ def _is_whole(folder: Path, entry: StoredFile) -> bool:
 def _shapes(path: Path) -> dict[str, list[int]]:
     with safe_open(path, framework="pt") as shard:
         return {name: list(shard.get_slice(name).get_shape()) for name in shard.keys()}  # noqa: SIM118  # not a dictionary
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Writes a small file in one rename, so that its presence means that it is whole."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -27,7 +27,7 @@ from mudit.distributed import World, broadcast, joined
 from mudit.errors import ConfigError, ProvenanceError, ResultsError
 from mudit.provenance import manifest as manifests
 from mudit.provenance import place, source
-from mudit.provenance.resume import claim
+from mudit.provenance.resume import claim, release
 from mudit.provenance.verdict import Inspector
 from mudit.scoped import scoped
 from mudit.stages import RESULTS, STATE, Artefact, Job, gates, inputs
@@ -82,6 +82,7 @@ def _make(artefact: Artefact, experiment: Experiment, force: bool) -> bool:
         place.recover(artefact)
         if not force and Inspector(experiment, quick=False).verdict(artefact).fresh:
             _LOG.info("%s is fresh: nothing to do", artefact.id)
+            _release(artefact, manifests.read(artefact.path))  # a kill may have come before it was
             return False
         recipe = _recipe(artefact, experiment)
         claim(artefact.state, recipe, afresh=force)
@@ -92,8 +93,14 @@ def _make(artefact: Artefact, experiment: Experiment, force: bool) -> bool:
             place.put(artefact, out)
         finally:
             shutil.rmtree(out, ignore_errors=True)
+        _release(artefact, manifest)
     _LOG.info("%s made in %.1f s", artefact.id, manifest["run"]["wall_s"])
     return True
+
+
+def _release(artefact: Artefact, manifest: dict[str, Any] | None) -> None:
+    if artefact.stage.spent and manifest is not None:
+        release(artefact.state, manifest)
 
 
 def _recipe(artefact: Artefact, experiment: Experiment) -> dict[str, Any]:
@@ -131,9 +138,10 @@ def _run(artefact: Artefact, experiment: Experiment, recipe: dict[str, Any], out
     start = time.perf_counter()
     module = importlib.import_module(artefact.stage.module)
     assistants.call(out)
-    summary = module.run(_job(artefact, experiment, out))
+    job = _job(artefact, experiment, out)
+    summary = module.run(job)
     wall_s = time.perf_counter() - start
-    outputs = manifests.outputs(out)
+    outputs = manifests.outputs(out, job.known)
     assert outputs, f"stage {artefact.stage.name} wrote no files"
     return {
         "schema": manifests.SCHEMA,

@@ -3,22 +3,23 @@
 Keys: `schema`, `artefact` (its id), `content` (digest of the files), `parameters`, `inputs` (artefact -> content digest when it
 was read), `gates` (the same for what had to be fresh first), `code` (module -> digest), `digests` (of parameters and code, each
 as one value), `environment`, `git`, `run` (command, device, processes, threads, wall seconds, peak memory in bytes, model
-FLOPs, when it ended in UTC), `summary` (what the stage returned) and `outputs` (file -> sha256 and bytes).
+FLOPs or null where networks ran that nobody counts, when it ended in UTC), `summary` (what the stage returned) and `outputs`
+(file -> sha256 and bytes).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mudit.errors import ResultsError
+from mudit.files import sha256_file, sync, write_text
 from mudit.provenance.source import digest
 
 SCHEMA = 1
 FILE = "manifest.json"
-_CHUNK = 1 << 20
 
 
 class ManifestError(Exception):
@@ -46,27 +47,25 @@ def read_file(path: Path) -> dict[str, Any] | None:
 
 
 def write(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest and make everything in the folder durable before anyone can see it."""
-    path = folder / FILE
-    path.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    for file in folder.rglob("*"):
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Make everything in the folder durable, then add the manifest in one rename: whoever finds it finds a complete artefact."""
+    for path in folder.rglob("*"):
+        sync(path)
+    write_text(folder / FILE, json.dumps(manifest, indent=1, sort_keys=True) + "\n", durable=True)
+    sync(folder)
 
 
-def outputs(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every file below the folder, except its manifest -> sha256 and size in bytes."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / FILE)
-    return {path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size} for path in files}
+def outputs(folder: Path, known: Mapping[str, tuple[str, int]] | None = None) -> dict[str, dict[str, Any]]:
+    """Every file below the folder, except its manifest -> sha256 and size in bytes.
 
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    hasher = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_CHUNK):
-            hasher.update(piece)
-    return hasher.hexdigest()
+    known: the same of files that need not be read, as `Job.known`. Raises ResultsError if one of them is gone or has another size.
+    """
+    known = known or {}
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and path != folder / FILE}
+    described = {}
+    for name in sorted(found | known.keys()):  # a network file system may list names late that other machines made
+        digest, size = known[name] if name in known else (sha256_file(folder / name), (folder / name).stat().st_size)
+        present = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if present != size:
+            raise ResultsError(f"{folder / name}: {present or 'no'} bytes instead of the {size} that were written; check the disk")
+        described[name] = {"sha256": digest, "bytes": size}
+    return described

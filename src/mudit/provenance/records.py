@@ -8,10 +8,10 @@ to fetch before something new can be made from them. `mudit adopt` writes record
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from mudit.files import write_text
 from mudit.provenance import manifest as manifests
 from mudit.stages import Artefact
 
@@ -38,7 +38,5 @@ def write(artefact: Artefact, manifest: dict[str, Any]) -> bool:
     if file.is_file() and file.read_text(encoding="utf-8") == text:
         return False
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)
+    write_text(file, text, durable=False)
     return True

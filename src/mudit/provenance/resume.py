@@ -20,7 +20,7 @@ _FILE = "recipe.json"
 
 def claim(state: Path, recipe: dict[str, Any], *, afresh: bool) -> None:
     """Make `state` this recipe's: keep it if it is, set it aside if it is another's or if `afresh`."""
-    digests = {part: source.digest(recipe[part]) for part in ("parameters", "inputs", "code")}
+    digests = _digests(recipe)
     if state.exists():
         former = _read(state / _FILE)
         changed = [part for part in digests if former.get(part) != digests[part]]
@@ -33,6 +33,16 @@ def claim(state: Path, recipe: dict[str, Any], *, afresh: bool) -> None:
         _LOG.warning("unfinished work in %s is not used, because %s; it is kept in %s", state, why, aside.name)
     state.mkdir(parents=True)
     (state / _FILE).write_text(json.dumps(digests))
+
+
+def release(state: Path, recipe: dict[str, Any]) -> None:
+    """Remove `state` if it is this recipe's, whose result is in place, or, half removed, nobody's. What stays costs only disk."""
+    if _read(state / _FILE) in ({}, _digests(recipe)):
+        shutil.rmtree(state, ignore_errors=True)
+
+
+def _digests(recipe: dict[str, Any]) -> dict[str, str]:
+    return {part: source.digest(recipe[part]) for part in ("parameters", "inputs", "code")}
 
 
 def _read(path: Path) -> dict[str, str]:

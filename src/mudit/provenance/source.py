@@ -2,9 +2,9 @@
 
 A stage depends on its module and on every `mudit` module that it imports, directly or not, at module level or inside a function.
 The digest of a module is over its syntax tree without docstrings: comments, docstrings and layout may change, and Python
-versions give the same value. Infrastructure (configuration, registry, provenance, command line, logs) carries no science and does
-not count. Where parameters name a model of the user's own, its module counts too, with what that imports outside of installed
-packages, which the environment describes.
+versions give the same value. Infrastructure (configuration, registry, provenance, command line, logs, progress, files, who takes
+which share of the work) carries no science and does not count. Where parameters name a model of the user's own, its module counts
+too, with what that imports outside of installed packages, which the environment describes.
 """
 
 from __future__ import annotations
@@ -31,15 +31,21 @@ IMAGE = Path(sys.prefix) / "image.json"
 _INFRASTRUCTURE = (
     "mudit",
     "mudit.cli",
+    "mudit.data.rounds",
     "mudit.depend",
     "mudit.distributed",
     "mudit.errors",
+    "mudit.files",
     "mudit.heartbeat",
     "mudit.interrupt",
     "mudit.logs",
     "mudit.runs",
     "mudit.scoped",
     "mudit.stages",
+    "mudit.sweep.crew",
+    "mudit.sweep.watch",
+    "mudit.train.events",
+    "mudit.train.watch",
     "mudit.__main__",
 )
 _INFRASTRUCTURE_PACKAGES = ("mudit.commands", "mudit.config", "mudit.plan", "mudit.provenance")

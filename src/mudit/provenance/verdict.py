@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mudit.config.schema import Config, Experiment
+from mudit.files import sha256_file
 from mudit.provenance import manifest as manifests
 from mudit.provenance import records, source
 from mudit.stages import Artefact, inputs, plan
@@ -185,7 +186,7 @@ def _damage(folder: Path, outputs: dict[str, dict[str, Any]], quick: bool) -> st
             return f"{name} is gone"
         if path.stat().st_size != recorded["bytes"]:
             return f"{name} has {path.stat().st_size} bytes instead of {recorded['bytes']}"
-        if (not quick or recorded["bytes"] <= _QUICK_BYTES) and manifests.sha256(path) != recorded["sha256"]:
+        if (not quick or recorded["bytes"] <= _QUICK_BYTES) and sha256_file(path) != recorded["sha256"]:
             return f"{name} has other content than its sha256 says"
     return None
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from mudit.config.schema import Config
 from mudit.errors import ConfigError, ProvenanceError
+from mudit.files import sha256_file
 from mudit.provenance import manifest as manifests
 from mudit.provenance import records
 from mudit.provenance.verdict import Verdict, inspect
@@ -91,7 +92,7 @@ def _write(folder: Path, name: str, parts: list[Part]) -> None:
     (folder / "README.md").write_text(_readme(name, parts), encoding="utf-8")
     crate.describe(folder, name, parts)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = [f"{manifests.sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    lines = [f"{sha256_file(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor
 
 from mudit.data.tensors import save_tensors
 from mudit.distributed import World, broadcast
-from mudit.files import sync
+from mudit.files import sha256_file, sync, write_text
 from mudit.train.group import Member
 from mudit.train.knobs import Knobs
 
@@ -63,10 +62,10 @@ class Pack:
         self._folder.mkdir(parents=True, exist_ok=True)
         tensors, state = self._files(checkpoint.step)
         try:
-            _write(self._folder / _MEMBERS, self._described)
+            write_text(self._folder / _MEMBERS, self._described, durable=True)
             save_tensors(checkpoint.tensors, tensors)
             sync(tensors)
-            _write(state, json.dumps({"sha256": _sha256(tensors), "state": checkpoint.state}))
+            write_text(state, json.dumps({"sha256": sha256_file(tensors), "state": checkpoint.state}), durable=True)
         except OSError:
             tensors.unlink(missing_ok=True)
             raise
@@ -81,7 +80,7 @@ class Pack:
             tensors, state = self._files(step)
             try:
                 described = json.loads(state.read_text())
-                if _sha256(tensors) != described["sha256"]:
+                if sha256_file(tensors) != described["sha256"]:
                     raise ValueError("it differs from its checksum")
                 return Checkpoint(step, load_file(tensors), described["state"])
             except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -117,7 +116,7 @@ class Packs:
     def remember(self, size: int, seconds: dict[int, float]) -> None:
         """Keep a measurement for later starts. For rank 0."""
         self._root.mkdir(parents=True, exist_ok=True)
-        _write(self._root / _SIZE, json.dumps({"size": size, "seconds": seconds}))
+        write_text(self._root / _SIZE, json.dumps({"size": size, "seconds": seconds}), durable=True)
 
     def deal(self, members: Sequence[Member], size: int, processes: int) -> list[list[Pack]]:
         """For each process, the packs that it runs: those that were begun, as they are, then the others, at most `size` in each.
@@ -147,15 +146,3 @@ def _found(root: Path) -> tuple[list[Pack], tuple[int, dict[int, float]] | None]
     except (FileNotFoundError, ValueError, KeyError):
         measured = None  # it is only a clock's word
     return [pack for pack in packs if pack is not None], measured
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    sync(partial)
-    os.replace(partial, path)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,6 +12,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mudit.config.search import SweepSection
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -21,6 +23,11 @@ class Grid:
     low: float
     high: float
     seeds: tuple[int, ...]
+
+    @classmethod
+    def of(cls, sweep: SweepSection) -> Grid:
+        """As configured."""
+        return cls(tuple(sweep.log2_lr), sweep.log2_lr_min, sweep.log2_lr_max, tuple(sweep.seeds))
 
     @property
     def spacing(self) -> float:

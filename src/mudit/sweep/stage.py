@@ -42,14 +42,7 @@ def run(job: Job) -> dict[str, object]:
     store.check_fits(config.model)
     table = table_for(_model(config.model, setting), setting.width, setting.scheme)
     journal = Journal(job.state / "trials.jsonl", TrialRecord)
-    grid = Grid(
-        log2_lr=tuple(config.sweep.log2_lr),
-        low=config.sweep.log2_lr_min,
-        high=config.sweep.log2_lr_max,
-        seeds=tuple(config.sweep.seeds),
-    )
-
-    world, micro_batch = World.of_environment(), micro_batch_of(job)
+    grid, world, micro_batch = Grid.of(config.sweep), World.of_environment(), micro_batch_of(job)
 
     def new_group(members: Sequence[Member]) -> TrialGroup:
         return TrialGroup(config, store, table, members, setting.batch_size, micro_batch)

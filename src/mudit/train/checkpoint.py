@@ -26,9 +26,9 @@ from torch import Tensor
 from mudit.data.tensors import save_tensors
 from mudit.distributed import World, barrier, broadcast, gather
 from mudit.errors import CheckpointError, ResultsError
-from mudit.files import sync
+from mudit.files import sha256_file, sync
 from mudit.train.shards import Shard, shard_of
-from mudit.train.stored import INDEX, Stored, sha256
+from mudit.train.stored import INDEX, Stored
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ class CheckpointFolder:
         file = "tensors.safetensors" if self._world.size == 1 else f"tensors-{self._world.rank:05d}.safetensors"
         save_tensors({name: shard.local.contiguous() for name, shard in mine.items()}, partial / file)
         sync(partial / file)
-        return _Part(file, sha256(partial / file), rows)
+        return _Part(file, sha256_file(partial / file), rows)
 
     def _commit(self, checkpoint: Checkpoint, parts: list[_Part]) -> str | None:
         """Write the index and rename. Returns what went wrong."""

@@ -17,8 +17,7 @@ from torch import nn
 
 from mudit.distributed import World, barrier, broadcast
 from mudit.errors import CheckpointError, ResultsError
-from mudit.files import link_or_copy, sync
-from mudit.train.stored import sha256
+from mudit.files import link_or_copy, sha256_file, sync
 from mudit.train.weights import save_average, save_description
 
 FOLDER = "snapshots"
@@ -61,7 +60,7 @@ class Snapshots:
         if self._world.main:
             for file in sorted(partial.iterdir()):
                 sync(file)
-                files[file.name] = sha256(file)
+                files[file.name] = sha256_file(file)
             shutil.rmtree(self._folder / name, ignore_errors=True)
             os.replace(partial, self._folder / name)
             sync(self._folder)
@@ -91,6 +90,6 @@ class Snapshots:
         for name, files in self.taken.items():
             for file, checksum in files.items():
                 path = self._folder / name / file
-                if not path.is_file() or sha256(path) != checksum:
+                if not path.is_file() or sha256_file(path) != checksum:
                     return f"{path}: the snapshot is missing or differs from its checksum"
         return None

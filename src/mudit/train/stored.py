@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from mudit.files import sha256_file
 from mudit.train.shards import Shard, shard_of
 
 INDEX = "state.json"
@@ -37,7 +37,7 @@ class Stored(Mapping[str, Tensor]):
     def check(self, rank: int, ranks: int) -> None:
         """Compare the checksums of this rank's share of the files. Raises OSError or ValueError."""
         for entry in self._files[rank::ranks]:
-            if sha256(self._folder / entry["file"]) != entry["sha256"]:
+            if sha256_file(self._folder / entry["file"]) != entry["sha256"]:
                 raise ValueError(f"{entry['file']} differs from its checksum")
 
     def __getitem__(self, name: str) -> Tensor:
@@ -74,9 +74,3 @@ class Stored(Mapping[str, Tensor]):
         if number not in self._open:
             self._open[number] = safe_open(self._folder / self._files[number]["file"], framework="pt")
         return self._open[number]
-
-
-def sha256(path: Path) -> str:
-    """Of a file's contents, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,6 +17,7 @@ from mudit.config.schema import Experiment
 from mudit.data.tensors import save_tensors
 from mudit.distributed import World, gather
 from mudit.errors import CheckpointError
+from mudit.files import sha256_file
 from mudit.models.families import build
 from mudit.parametrization.apply import attach_multipliers
 from mudit.parametrization.table import table_for
@@ -57,6 +58,11 @@ def weight_files(folder: Path, which: Literal["ema", "raw"]) -> list[Path]:
     return [folder / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))]
 
 
+def files_sha256(files: list[Path]) -> str:
+    """Digests of `weight_files`, in one text: what tells one set of weights from another."""
+    return " ".join(map(sha256_file, files))
+
+
 def load_model(folder: Path, config: Experiment, which: Literal["ema", "raw"] = "ema") -> nn.Module:
     """The trained module, in evaluation mode. Raises CheckpointError if it belongs to another architecture or parametrization."""
     description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
@@ -68,7 +74,7 @@ def load_model(folder: Path, config: Experiment, which: Literal["ema", "raw"] = 
     found: dict[str, Tensor] = {}
     for file in weight_files(folder, which):
         found |= load_file(file)
-    wanted = _tensors(model)
+    wanted = own_tensors(model)
     wrong = sorted(found.keys() ^ wanted.keys()) or [name for name in wanted if found[name].shape != wanted[name].shape]
     if wrong:
         raise CheckpointError(
@@ -90,7 +96,7 @@ def _save_all(folder: Path, modules: dict[str, nn.Module]) -> None:
 def _save(folder: Path, stem: str, module: nn.Module) -> OSError | None:
     """Write this rank's files. Returns why the disk refused one, for the other ranks are waiting in the next tensor."""
     refused = None
-    tensors, world = _tensors(module), World.of_environment()
+    tensors, world = own_tensors(module), World.of_environment()
     groups = _groups({name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()})
     files = _file_names(stem, len(groups))
     for number, (file, names) in enumerate(zip(files, groups, strict=True)):
@@ -137,7 +143,7 @@ def _index_name(stem: str) -> str:
     return f"{stem}.safetensors.index.json"
 
 
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
+def own_tensors(module: nn.Module) -> dict[str, Tensor]:
     """The module's state by name: its parameters, tied ones once, under their first name, and its persistent buffers."""
     tied = dict(module.named_parameters(remove_duplicate=False)).keys() - dict(module.named_parameters()).keys()
     return {name: tensor.detach() for name, tensor in module.state_dict().items() if name not in tied}

@@ -18,7 +18,7 @@ from mudit.data.format import StoreInfo
 from mudit.data.sources import open_source
 from mudit.data.text import CaptionEncoder
 from mudit.data.writer import StoreWriter
-from mudit.fetch import EMOJIBASE, FLUENT_3D, NOTO, package_folder
+from mudit.packages import EMOJIBASE, FLUENT_3D, NOTO, package_folder
 from support import word_tokenizer
 
 MINILM = {"name": "minilm", "path": None}

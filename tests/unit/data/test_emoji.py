@@ -8,7 +8,8 @@ import pytest
 from mudit.config.data import EmojiSource
 from mudit.data.emoji import Emoji, caption, with_article
 from mudit.errors import ConfigError, DataError
-from mudit.fetch import SETS, cache_folder, package_folder
+from mudit.files import cache_folder
+from mudit.packages import SETS, package_folder
 
 BOTH = EmojiSource(kind="emoji", styles=["noto", "fluent-3d"])
 REAL = cache_folder()

@@ -172,7 +172,6 @@ def test_killed_preparation_goes_on_at_the_first_missing_shard(store, tmp_path, 
     StoreWriter(data, source, Identity(1.0), out, state).write(lambda images: None)
     assert len(reads) == 1797 - 1024
     assert read_info(out) == read_info(store)
-    assert not state.exists()
 
 
 def test_changed_settings_throw_away_unfinished_shards(tmp_path):
@@ -188,8 +187,10 @@ def test_changed_settings_throw_away_unfinished_shards(tmp_path):
 
 
 def test_no_store(tmp_path):
-    with pytest.raises(DataError, match="no latent store here; run `mudit data`"):
+    with pytest.raises(DataError, match="no latent store here; run: mudit data EXPERIMENT"):
         LatentStore.open(tmp_path)
+    with pytest.raises(DataError, match=r"run: mudit data digits$"):
+        LatentStore.open(tmp_path / "results" / "digits" / "data")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from mudit.provenance.resume import claim
+from mudit.provenance.resume import claim, release
 
 RECIPE = {"parameters": {"lr": -7}, "inputs": {"data": "abc"}, "code": {"mudit.train": "1"}}
 
@@ -47,3 +47,17 @@ def test_state_without_a_readable_recipe_is_nobodys(tmp_path):
     (state / "recipe.json").write_text("{")
     claim(state, RECIPE, afresh=False)
     assert not (state / "trials.jsonl").exists()
+
+
+def test_state_is_released_by_its_own_recipe_only(tmp_path):
+    state = tmp_path / "b"
+    claim(state, RECIPE, afresh=False)
+    _worked(state)
+    release(state, {**RECIPE, "code": {"mudit.train": "2"}})
+    assert (state / "trials.jsonl").exists()
+    release(state, {**RECIPE, "summary": {}})
+    assert not state.exists()
+    state.mkdir()
+    _worked(state)  # a release was killed halfway
+    release(state, RECIPE)
+    assert not state.exists()

@@ -108,7 +108,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_no_rubbish(tmp_path, monkey
     if fails == "tensors":
         monkeypatch.setattr(packs_module, "save_tensors", full)
     else:
-        monkeypatch.setattr(packs_module, "_sha256", full)
+        monkeypatch.setattr(packs_module, "sha256_file", full)
     with pytest.raises(OSError, match="No space left"):
         pack.save(_checkpoint(6))
     monkeypatch.undo()
