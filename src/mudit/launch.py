@@ -121,15 +121,15 @@ def run(artefact: Artefact, workers: Workers, arguments: list[str]) -> None:
 def _command(workers: Workers, cores: int, arguments: list[str]) -> list[str]:
     torchrun = [containers.python(), "-m", "torch.distributed.run", f"--nproc-per-node={workers.per_node}", "--max-restarts=0"]
     torchrun += ["--signals-to-handle=SIGQUIT"]  # those of _SIGNALS are the ranks' own; see _deaf
+    torchrun += [f"--log-dir={os.devnull}"]  # else it leaves an empty folder in /tmp behind; the ranks' own lines go where ours do
     rank = ["-m", "mudit.rank", *arguments]
     if workers.processes == 1:
         return containers.inside([containers.python(), *rank])
     if workers.nodes == 1:
         return containers.inside([*torchrun, "--standalone", *rank])
-    job = slurm.job()
-    assert job is not None, "checked by workers_of"
+    job = slurm.number()
     # This process is on the job's first machine, where Slurm starts the script of a job. Jobs that share it differ in the port.
-    rendezvous = f"{socket.gethostname()}:{_FIRST_PORT + int(job) % _PORTS}"
+    rendezvous = f"{socket.gethostname()}:{_FIRST_PORT + job % _PORTS}"
     torchrun += [f"--nnodes={workers.nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={rendezvous}", f"--rdzv-id={job}"]
     # --overlap: the step that this process runs in holds the job's cores already. All counts are said, because srun takes what is
     # not said from its environment.

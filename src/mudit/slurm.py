@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+from dataclasses import dataclass
 
 _LOG = logging.getLogger(__name__)
 _QUERY_S = 60
@@ -17,18 +18,27 @@ _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?:(?:(?P<hours>\d+):)?(?P<minutes>\d+):
 
 
 def job() -> str | None:
-    """Id of the Slurm job that this process belongs to; None outside of one. A task of an array has an id of its own."""
-    return os.environ.get("SLURM_JOB_ID")
+    """What Slurm's commands call the job that this process belongs to; None outside of one.
+
+    A task of an array is `ARRAY_TASK`. Its SLURM_JOB_ID will not do: one task's is the array's own number, and a command that is
+    given that number speaks of all tasks.
+    """
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def number() -> int:
+    """The job's number, which no other job and no other task of its array has. Raises KeyError outside of a job."""
+    return int(os.environ["SLURM_JOB_ID"])
 
 
 def seconds_left(job_id: str) -> float | None:
-    """Seconds until the time limit; None if there is none, or Slurm does not say."""
+    """Seconds until the time limit; None if there is none or, with a warning, if Slurm does not say."""
     answer = _ask("squeue", "--noheader", "--jobs", job_id, "--format", "%L")
-    match = _TIME.fullmatch(answer or "")
-    if match is None:
-        return None
-    days, hours, minutes, seconds = (int(match[name] or 0) for name in ("days", "hours", "minutes", "seconds"))
-    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+    seconds = _seconds(answer or "")
+    if seconds is None and answer != "UNLIMITED":
+        _LOG.warning("Slurm does not say how long job %s may run, so it does not stop by itself before its limit", job_id)
+    return seconds
 
 
 def requeue(job_id: str) -> bool:
@@ -44,12 +54,31 @@ def requeue(job_id: str) -> bool:
     return True
 
 
-def partitions() -> list[str] | None:
-    """Names of all partitions; None on a machine without Slurm's commands."""
+@dataclass(frozen=True)
+class Partition:
+    """A queue of Slurm's."""
+
+    name: str
+    default: bool  # where jobs go that name none
+    limit_s: float | None  # longest job; None: as long as it likes
+
+
+def partitions() -> list[Partition] | None:
+    """All partitions, hidden ones too; None on a machine without Slurm's commands, or if Slurm does not answer."""
     if shutil.which("sinfo") is None:
         return None
-    answer = _ask("sinfo", "--noheader", "--format", "%R")
-    return None if answer is None else answer.split()
+    answer = _ask("sinfo", "--all", "--noheader", "--format", "%P %l")
+    rows = [line.split() for line in (answer or "").splitlines()]
+    return None if answer is None else [Partition(name.rstrip("*"), name.endswith("*"), _seconds(limit)) for name, limit in rows]
+
+
+def _seconds(text: str) -> float | None:
+    """A time as Slurm writes it, days-hours:minutes:seconds; None for `infinite` and what is no time."""
+    match = _TIME.fullmatch(text)
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(match[name] or 0) for name in ("days", "hours", "minutes", "seconds"))
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
 def clean_environment(environment: dict[str, str]) -> dict[str, str]:

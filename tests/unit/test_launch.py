@@ -57,6 +57,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project whose stage `data` is STAGE."""
     (tmp_path / "config.yaml").write_text((ROOT / "tests/smoke/config.yaml").read_text())
     (tmp_path / "told").mkdir()
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     (tmp_path / "sitecustomize.py").write_text(REPLACE)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT / "src")]))
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
@@ -86,7 +88,7 @@ def test_a_signal_stops_every_process_in_its_own_time(project: Path, number: sig
     output, _ = process.communicate(timeout=120)
     assert process.returncode == EXIT_CODE, output
     assert len(list(project.glob("told/stopped*"))) == 2
-    assert not list(project.glob("state/launch/*"))
+    assert not list(project.glob("state/launch/*")) and not list(project.glob("tmp/*"))
 
 
 def test_a_signal_to_the_whole_group_as_slurm_sends_it_stops_them_as_well(project: Path) -> None:
@@ -163,6 +165,8 @@ def test_only_an_interrupted_job_goes_back_into_the_queue(monkeypatch: pytest.Mo
 
 def test_on_several_machines_srun_is_told_every_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "12345")
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12340")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     command = launch._command(Workers(nodes=4, per_node=8), 8, ["train", "exp", "mup_s0"])
     srun, torchrun = command[: command.index("-m") - 1], command[command.index("-m") :]
     assert srun[0] == "srun" and {"--overlap", "--nodes=4", "--ntasks=4", "--ntasks-per-node=1", "--cpus-per-task=64"} <= set(srun)
@@ -176,11 +180,46 @@ def test_an_inner_srun_sees_the_job_and_nothing_of_the_outer_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("printed", "seconds"), [("59", 59), ("1:00", 60), ("2:03:04", 7384), ("6-23:59:59", 604799), ("UNLIMITED", None), ("", None)]
+    ("printed", "seconds"), [("59", 59), ("1:00", 60), ("2:03:04", 7384), ("6-23:59:59", 604799), ("UNLIMITED", None)]
 )
-def test_slurm_says_how_long_in_several_ways(monkeypatch: pytest.MonkeyPatch, printed: str, seconds: float | None) -> None:
+def test_slurm_says_how_long_in_several_ways(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, printed: str, seconds: float | None
+) -> None:
     monkeypatch.setattr(slurm, "_ask", lambda *command: printed)
     assert slurm.seconds_left("7") == seconds
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("printed", [None, "", "INVALID", "1:00\n2:00"])
+def test_a_job_without_a_deadline_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, printed: str | None
+) -> None:
+    monkeypatch.setattr(slurm, "_ask", lambda *command: printed)
+    assert slurm.seconds_left("7_2") is None
+    assert caplog.text.count("does not say how long job 7_2 may run") == 1
+
+
+def test_a_task_of_an_array_speaks_of_itself_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the task that has the array's own number, with which Slurm's commands mean all tasks."""
+    commands: list[tuple[str, ...]] = []
+
+    def answer(*command: str) -> str:
+        commands.append(command)
+        return "RUNNING"
+
+    monkeypatch.setattr(slurm, "_ask", answer)
+    for name, value in (("SLURM_JOB_ID", "7"), ("SLURM_ARRAY_JOB_ID", "7"), ("SLURM_ARRAY_TASK_ID", "2")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(DEADLINE, "")
+    monkeypatch.delenv(DEADLINE)
+    launch.deadline()
+    with pytest.raises(Interrupted), launch.requeued():
+        raise Interrupted
+    assert [(command[0], "7_2" in command, "7" in command) for command in commands] == [
+        ("squeue", True, False),
+        ("squeue", True, False),
+        ("scontrol", True, False),
+    ]
 
 
 def test_a_job_that_slurm_is_ending_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

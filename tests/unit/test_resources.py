@@ -45,8 +45,9 @@ def test_without_gpus_processes_are_cores() -> None:
 
 
 def test_with_gpus_only_stages_that_use_them_ask_for_them() -> None:
-    assert asked("train", "mup_s0", gpu="a100-80gb")["gres"] == "gpu:1"
-    report = asked("report", "", gpu="a100-80gb")
+    gpu = {"gpu": "a100-80gb", "utilisation": {"a100-80gb": 0.2, "cpu-core": 0.3}}
+    assert asked("train", "mup_s0", **gpu)["gres"] == "gpu:1"
+    report = asked("report", "", **gpu)
     assert (report["gres"], report["slurm_partition"], report["cpus_per_task"]) == (None, "gpus", 4)
 
 

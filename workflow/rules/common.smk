@@ -4,10 +4,10 @@
 # own records do not survive a clone, a pull or a copy, and because Snakemake deletes declared outputs before it runs a job. A token
 # exists exactly if the artefact's manifest and content agree with the present configuration and code (mudit.provenance).
 import os
+import signal
 import sys
 from pathlib import Path
 
-from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import validate
@@ -16,7 +16,7 @@ from mudit import containers
 from mudit import resources as cluster
 from mudit import slurm, stages
 from mudit.config.load import load, read
-from mudit.errors import MuditError
+from mudit.errors import ConfigError, MuditError
 from mudit.plan import estimate, preflight
 from mudit.provenance import tokens
 from mudit.provenance.verdict import causes, to_fetch
@@ -26,19 +26,25 @@ CONFIG_FILE = Path("config.yaml")
 
 def load_config():
     """The typed configuration. `--config` and `--configfile` may choose the study and nothing else: jobs read the file itself."""
-    try:
-        loaded = load(CONFIG_FILE)
-        stages.known(config["study"], loaded.studies, "study")
-    except MuditError as error:
-        raise WorkflowError(str(error))
+    loaded = load(CONFIG_FILE)
+    stages.known(config["study"], loaded.studies, "study")
     if {**config, "study": loaded.study} != read(CONFIG_FILE):
-        raise WorkflowError(
+        raise ConfigError(
             f"only `study` can be overridden on the command line: jobs read {CONFIG_FILE}; edit that file or work in another folder"
         )
     return loaded
 
 
-LOADED = load_config()
+def or_one_line(function, *arguments, **options):
+    """What the function returns. A user's error is one line, and the end: Snakemake would wrap an exception in lines of this file."""
+    try:
+        return function(*arguments, **options)
+    except MuditError as error:
+        print(f"mudit: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+LOADED = or_one_line(load_config)
 validate(config, "../schemas/config.schema.json")
 STUDY = config["study"]
 EXPERIMENTS = stages.experiments(LOADED, STUDY)
@@ -55,18 +61,13 @@ if workflow.is_main_process:
             mark.unlink(missing_ok=True)
     # Jobs find the `mudit` of this interpreter, activated or not.
     os.environ |= {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])}
+else:
+    # What `sbatch --signal=USR1@...` sends reaches every process of a job. `mudit launch` listens to it, all around it ignore it.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 # A profile for a cluster gives a default `runtime`; on one machine nobody asks for such resources, and nobody wants to read them.
 CLUSTER = "runtime" in (workflow.resource_settings.default_resources or {})
-
-
-def or_one_line(function, *arguments, **options):
-    """What the function returns; a user's error becomes one of Snakemake's, which is one line."""
-    try:
-        return function(*arguments, **options)
-    except MuditError as error:
-        raise WorkflowError(str(error))
 
 
 SITE = or_one_line(cluster.read_site) if CLUSTER else None
@@ -75,8 +76,7 @@ PLANS = or_one_line(estimate.jobs, LOADED, STUDY) if CLUSTER else None
 if CLUSTER:
 
     onstart:
-        wanted = SITE.partitions
-        for line in or_one_line(preflight.check, LOADED, STUDY, partitions=slurm.partitions(), wanted=wanted):
+        for line in or_one_line(preflight.check, LOADED, STUDY, site=SITE, queue=slurm.partitions()):
             logger.info(line)
 
 

@@ -53,9 +53,12 @@ def plan(
         for line in rehearsals.lines(loaded, study, ranks or []):
             print(line, flush=True)
     elif check:
+        from mudit import slurm
         from mudit.plan import preflight
+        from mudit.resources import SITE_FILE, read_site
 
-        print("\n".join(preflight.check(loaded, study)))
+        site = read_site() if SITE_FILE.is_file() else None
+        print("\n".join(preflight.check(loaded, study, site=site, queue=slurm.partitions())))
     elif as_json:
         print(show.as_json(study_plan(loaded, study)))
     elif sys.stdout.isatty():

@@ -5,11 +5,13 @@ They are part of no stage's parameters, so changing them never makes a result st
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from mudit.config.base import Count, PositiveInt, Section, Share
+
+ProcessorName = Literal["a100-40gb", "a100-80gb", "h100-80gb", "h200-141gb", "b200-192gb", "cpu-core"]
 
 
 class Workers(Section):
@@ -77,17 +79,28 @@ class ExecutionSection(Section):
 class ClusterSection(Section):
     """What `mudit plan` reckons with, and what a study may cost."""
 
-    gpu: Literal["a100-40gb", "a100-80gb", "h100-80gb", "h200-141gb", "b200-192gb", "cpu-core"] = Field(
-        description="type of the processors, for peak rates and memory"
-    )
+    gpu: ProcessorName = Field(description="type of the processors, for peak rates and memory")
     per_node: PositiveInt = Field(description="processors of one machine")
     nodes: PositiveInt = Field(description="machines that a study may use at once")
-    utilisation: Share = Field(gt=0, description="share of the peak that training reaches (MFU): measured, or an assumption")
+    utilisation: dict[ProcessorName, Annotated[Share, Field(gt=0)]] = Field(
+        description="share of its peak that each type reaches in training (MFU): measured, or an assumption; `cpu-core`: the gate's"
+    )
     job_hours: float = Field(gt=0, description="longest job that the queue takes; longer runs are cut into slices that resume")
     price_per_hour: float | None = Field(description="of one processor, in your currency; null: no prices")
     cap_hours: float | None = Field(description="processor-hours that a study may cost; a dearer one does not start; null: no cap")
     disk_gb: float | None = Field(description="disk that a study may fill, in 10^9 bytes; null: what is free where it runs")
     inodes: Count | None = Field(description="files that a study may make; null: not checked")
+
+    @model_validator(mode="after")
+    def _share_is_known(self) -> Self:
+        """No type's share is taken for another's. Jobs without a GPU are reckoned on cores."""
+        for name in (self.gpu, "cpu-core"):
+            if name not in self.utilisation:
+                raise ValueError(
+                    f"utilisation has no figure for {name!r}; add one, measured (`mfu` in a run's manifest.json) or assumed, "
+                    f"for example {name}: 0.2"
+                )
+        return self
 
     @model_validator(mode="after")
     def _positive(self) -> Self:

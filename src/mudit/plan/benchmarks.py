@@ -10,9 +10,8 @@ from mudit.config.schema import Experiment
 from mudit.plan import encoders
 from mudit.plan.dataset import DataFacts, text_widths
 from mudit.plan.work import Work, caption, drawing
+from mudit.sizes import SHARD_BYTES, SHARD_PROMPTS
 
-_SHARD_PROMPTS = 1024  # of text features; tests hold these two to mudit.benchmark
-_SHARD_IMAGES = 2048  # of 256 pixels
 _TOKEN_BYTES = {"float16": 2, "bfloat16": 2, "int8": 1, "on-the-fly": 4}
 _EMBEDDING = 4 * 768  # bytes of CLIP's of one image or prompt
 _FEATURE = 4 * 2048  # bytes of Inception's of one image
@@ -38,17 +37,21 @@ def prompts(experiment: Experiment, name: str, data: DataFacts) -> Need:
     if isinstance(benchmark, FidClipSection):
         work.add("fp32", 2 * count * (encoders.extractor(experiment.evaluate.extractor) + encoders.clip_vision()))
         size += count * (2 * _EMBEDDING + _FEATURE)
-    return Need(work, size, -(-count // _SHARD_PROMPTS))
+    return Need(work, size, -(-count // SHARD_PROMPTS))
 
 
-def benchmark(experiment: Experiment, name: str, data: DataFacts) -> Need:
-    """The stage `benchmark`: images, each seen by CLIP (GenEval: at most, where colours matter) and by extractor or detector."""
+def benchmark(experiment: Experiment, name: str, data: DataFacts, sets: int) -> Need:
+    """The stage `benchmark` of a run with so many sets of weights.
+
+    Images of each, seen by CLIP (GenEval: at most, where colours matter) and by extractor or detector.
+    """
     section = experiment.benchmarks[name]
-    images = prompt_count(section) * section.images_per_prompt
+    images = sets * prompt_count(section) * section.images_per_prompt
     fid = isinstance(section, FidClipSection)
     judge = encoders.extractor(experiment.evaluate.extractor) if fid else encoders.MASK2FORMER
     work = drawing(experiment, data, images).add("fp32", 2 * images * (judge + encoders.clip_vision()))
-    return Need(work, 3 * images * experiment.data.image_size**2, -(-images // _SHARD_IMAGES))
+    pixels = 3 * images * experiment.data.image_size**2
+    return Need(work, pixels, sets * -(-pixels // (sets * SHARD_BYTES)))
 
 
 def paths(section: FidClipSection | GenEvalSection) -> Iterator[tuple[str, str]]:

@@ -2,12 +2,15 @@
 
 Cuts are made in one stated order until the expected hours fit: what the paper's first claim, transfer over widths, stands on goes
 last. If the whole ladder is not enough, the dearest experiment is left out and it starts again.
+
+What is proposed is a study of its own, of experiments with names of their own. Its text is added to `config.yaml` and replaces
+nothing but the cap: other experiments may share sections of the file with those that are cut, by YAML's anchors, and keep them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +18,11 @@ import yaml
 
 from mudit.config.schema import Config
 from mudit.errors import ConfigError
+from mudit.plan.show import span
 from mudit.plan.study import study_plan
 from mudit.stages import experiments
 
 Raw = dict[str, Any]  # sections of one experiment, as in the file
-_SECTIONS = ("data", "optimizer", "validation", "sweep", "search", "transfer", "train", "sample", "evaluate", "benchmarks")
 
 
 @dataclass(frozen=True)
@@ -40,18 +43,37 @@ class Proposal:
     cuts: list[str]
     left_out: list[str]
     claims: list[str]
-    config: Config
-    fragment: str  # YAML that replaces these sections of these experiments
+    config: Config  # with the study, of which `config.study` is the name
+    added: dict[str, Raw]  # new experiments; none if those that stay are not changed
 
     def text(self) -> str:
-        """What is proposed, what it can test, and what to paste."""
-        head = [f"{self.study}: {self.hours:,.0f} of {self.budget:g} processor-hours"]
+        """What is proposed, what it can test, and what to add to the file if it is not what the file has."""
+        head = [f"{self.study}: {span(self.hours, 'processor')} of {span(self.budget, 'processor')}"]
         halvings = self.cuts.count(_HALF.what)
         head += [f"cut: {cut}" for cut in self.cuts if cut != _HALF.what]
         head += [f"cut: all numbers of steps to 1/{2**halvings}"] if halvings else []
         head += ["nothing is cut"] if not self.cuts else []
-        head += [f"left out: {name}" for name in self.left_out]
-        return "\n".join([*head, *self.claims, "# replace these sections in config.yaml", self.fragment])
+        head += [f"left out, and all that it would test: {name}" for name in self.left_out]
+        return "\n".join([*head, *self.claims, *self._advice()])
+
+    def _advice(self) -> list[str]:
+        if not self.added and not self.left_out:
+            return []
+        return [
+            "# In config.yaml, add the lines below `studies` and `experiments` to those sections, and set the cap of `cluster`.",
+            f"# Then: mudit plan {self.config.study}",
+            self.fragment,
+        ]
+
+    @property
+    def fragment(self) -> str:
+        """YAML: entries for `studies` and `experiments`, and `cluster.cap_hours`, which holds the study to the budget."""
+        study = self.config.study
+        text: Raw = {"studies": {study: self.config.studies[study]}}
+        if self.added:
+            text["experiments"] = self.added
+        cap = yaml.safe_dump({"cluster": {"cap_hours": self.budget}})
+        return cap + yaml.safe_dump(text, sort_keys=False, default_flow_style=None, width=130)
 
 
 def parse_hours(text: str) -> float:
@@ -78,42 +100,42 @@ def propose(config: Config, study: str | None, budget: float) -> Proposal:
                 for sections in raw.values():
                     cut.change(sections)
                 done = [*done, cut.what]
-            proposed = _with(config, raw)
-            hours = study_plan(proposed, "proposal").total.hours
+            added = {each: sections for each, sections in raw.items() if sections != _dump(config, each)}
+            proposed = _with(config, name, raw, added.keys(), budget)
+            hours = study_plan(proposed).total.hours
             least = min(least, hours)
             if hours <= budget:
-                return Proposal(name, budget, hours, done, left_out, _claims(proposed, names), proposed, _fragment(config, raw))
+                new = {_named(each, budget): sections for each, sections in added.items()}
+                return Proposal(name, budget, hours, done, left_out, _claims(proposed), proposed, new)
         costs = {each: study_plan(config, each).total.hours for each in names}
         left_out.append(max(names, key=costs.__getitem__))
         names = [each for each in names if each not in left_out]
-    raise ConfigError(f"plan --budget {budget:g}h: nothing of {name} fits; the least is {least:,.1f} processor-hours")
+    raise ConfigError(f"plan --budget {budget:g}h: nothing of {name} fits; the least is {span(least, 'processor')}")
 
 
 def _dump(config: Config, name: str) -> Raw:
     raw: Raw = config.experiments[name].model_dump(mode="json")
     # What is left out of the file must stay left out; only execution's stages have defaults besides whole sections.
+    raw["execution"] = {stage: workers for stage, workers in raw["execution"].items() if workers is not None}
     return {key: value for key, value in raw.items() if value is not None}
 
 
-def _with(config: Config, raw: dict[str, Raw]) -> Config:
-    """The configuration with these experiments changed, validated, and a study `proposal` of them."""
+def _named(name: str, budget: float) -> str:
+    """`dit-imagenet-200h`: names have small letters, digits and hyphens."""
+    return f"{name}-{budget:.10g}h".replace(".", "-").replace("+", "")
+
+
+def _with(config: Config, study: str, raw: dict[str, Raw], changed: Collection[str], budget: float) -> Config:
+    """The proposed study alone, validated: experiments of other names where they are changed, and a cap."""
+    named = {_named(name, budget) if name in changed else name: sections for name, sections in raw.items()}
+    own = _named(f"{study}-within", budget)  # a study and an experiment may not share a name
     whole = {
-        "study": "proposal",
-        "studies": {"proposal": list(raw)},
-        "experiments": raw,
-        "cluster": config.cluster.model_dump(mode="json"),
+        "study": own,
+        "studies": {own: list(named)},
+        "experiments": named,
+        "cluster": config.cluster.model_dump(mode="json") | {"cap_hours": budget},
     }
     return Config.model_validate_json(json.dumps(whole), strict=True)
-
-
-def _fragment(config: Config, raw: dict[str, Raw]) -> str:
-    changed: Raw = {}
-    for name, sections in raw.items():
-        before = _dump(config, name)
-        sections = {key: sections[key] for key in _SECTIONS if sections.get(key) != before.get(key)}
-        if sections:
-            changed[name] = sections
-    return yaml.safe_dump({"experiments": changed}, sort_keys=False, default_flow_style=None, width=130)
 
 
 def _shorter(raw: Raw) -> None:
@@ -203,11 +225,10 @@ _LADDER = (
 )
 
 
-def _claims(config: Config, names: list[str]) -> list[str]:
+def _claims(config: Config) -> list[str]:
     """What the proposal can test and what it cannot, by the paper's headline claims."""
     lines = []
-    for name in names:
-        experiment = config.experiments[name]
+    for name, experiment in config.experiments.items():
         lines.append(f"{name}: H1 can be tested: the gate is run whole")
         if experiment.has("sweep"):
             lines += [f"{name}: {line}" for line in _transfer_claims(experiment.sweep.model_dump(mode="json"))]

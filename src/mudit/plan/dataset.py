@@ -29,17 +29,15 @@ class DataFacts:
 
     images: int  # in the store, both splits
     caption_tokens: float  # on average; 0 without captions
-    latent_side: int
     latent_channels: int
     bytes: int  # of the store, the encoder's own files included
     files: int
-    known: str  # where the number of images comes from
 
 
 def facts(name: str, experiment: Experiment) -> DataFacts:
     """Of an experiment called `name`. Raises ConfigError if nothing says how many images there are."""
     data, model = experiment.data, experiment.model
-    images, known = _images(name, experiment)
+    images = _images(name, experiment)
     tokens = 0.0
     if data.captions is not None:
         expect = experiment.execution.expect
@@ -51,11 +49,9 @@ def facts(name: str, experiment: Experiment) -> DataFacts:
     return DataFacts(
         images=images,
         caption_tokens=tokens,
-        latent_side=model.image_size,
         latent_channels=model.channels,
         bytes=size + (encoders.VAE_BYTES if vae else 0),
         files=store_files(data, images),
-        known=known,
     )
 
 
@@ -67,24 +63,24 @@ def text_widths(data: DataSection, model: ModelSection) -> tuple[int, int]:
     return token_dim, getattr(model, "pooled_dim", None) or _TEXT_WIDTHS[data.captions.pooled.name]
 
 
-def _images(name: str, experiment: Experiment) -> tuple[int, str]:
-    """Images of the store and where the number comes from: the store itself, `execution.expect`, the source."""
+def _images(name: str, experiment: Experiment) -> int:
+    """Images of the store, as the store itself, `execution.expect` or the source says."""
     data = experiment.data
     store = RESULTS / name / "data" / "store.json"
     if store.is_file():
         splits = json.loads(store.read_text(encoding="utf-8"))["splits"]
-        return sum(split["count"] for split in splits.values()), "the store"
+        return sum(split["count"] for split in splits.values())
     if experiment.execution.expect is not None:
-        return _share(experiment.execution.expect.images, data.share), "execution.expect"
+        return _share(experiment.execution.expect.images, data.share)
     kind = data.source.kind
     if isinstance(data.source, DigitsSource | EmojiSource):
         whole = _DIGITS if isinstance(data.source, DigitsSource) else _EMOJI_SUBJECTS * len(data.source.styles)
-        return _share(whole, data.share), "the source"
+        return _share(whole, data.share)
     path = Path(data.source.path) if hasattr(data.source, "path") else None
     if kind in _ARCHIVES and path is not None:
-        return _share(_archived(kind, path), data.share), "the archives' size" if path.exists() else "the published archives"
+        return _share(_archived(kind, path), data.share)
     if kind in ("image-folder", "imagefolder") and path is not None and path.is_dir():
-        return _share(_listed(path), data.share), "the folders"
+        return _share(_listed(path), data.share)
     raise ConfigError(
         f"{name}: the plan cannot know how many images a source {kind!r} has; add execution.expect: "
         "{images: N, caption_tokens: null}"

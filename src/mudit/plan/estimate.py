@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mudit.config.cluster import ClusterSection, Workers
+from mudit.config.cluster import ClusterSection, ProcessorName, Workers
 from mudit.config.schema import Config, Experiment
 from mudit.depend import sweep_parameters, weights_of
 from mudit.plan import benchmarks, work
@@ -21,6 +21,7 @@ from mudit.plan.hardware import PROCESSORS, Processor
 from mudit.plan.trials import Rounds, search_rounds, sweep_rounds
 from mudit.plan.work import Work
 from mudit.runs import Benchmarked, Setting
+from mudit.sizes import KEPT_IMAGES, MOMENT_IMAGES, SHARD_BYTES
 from mudit.stages import Artefact, artefacts, experiments
 
 HOST_CORES = 8  # that a job without GPUs is given
@@ -30,10 +31,8 @@ _JOB_FILES = 3  # log, benchmark and token of each job
 _FILES = {"data": 1, "extractor": 4, "scorer": 4, "coordcheck": 3, "sweep": 2, "search": 2, "select": 2, "transfer": 2}
 _FILES |= {"train": 7, "imported": 4, "sample": 5, "evaluate": 2, "prompts": 4, "benchmark": 6, "report": 6}
 _SET_FILES = 3  # of one set of images: a shard, sample.json, grid.png
-_SHARD_BYTES = 2048 * 3 * 256**2  # of one shard of images; a test holds it to the stage
 _WEIGHT, _MOMENTS = 4, 8  # bytes of a float32 parameter, and of its two moments in AdamW
 _SEEN = {"inception-v3-compat": (2048, 1008, 2023), "efficientnet-lite0": (1280, 1000, 343)}  # pooled, logits, spatial
-_MOMENT_IMAGES = 16_384  # of one piece of the reference, whose scatters are in the state; a test holds it to the stage
 
 
 @dataclass(frozen=True)
@@ -102,12 +101,12 @@ def jobs(config: Config, selection: str | None = None) -> dict[str, JobPlan]:
 
 def job(artefact: Artefact, experiment: Experiment, cluster: ClusterSection, data: DataFacts) -> JobPlan:
     """The estimate of one job."""
-    processor = PROCESSORS[cluster.gpu]
-    on_host = processor.gpu and artefact.stage.name in _ON_HOST
+    on_host = PROCESSORS[cluster.gpu].gpu and artefact.stage.name in _ON_HOST
     workers: Workers | None = getattr(experiment.execution, artefact.stage.name, None) if artefact.stage.parallel else None
     nodes, per_node = (workers.nodes, workers.per_node) if workers is not None else (1, 1)
-    load = _load(artefact, experiment, data, nodes * per_node)
-    rate = _Rate(PROCESSORS["cpu-core"] if on_host else processor, cluster.utilisation)
+    load = _load(artefact, experiment, data)
+    kind: ProcessorName = "cpu-core" if on_host else cluster.gpu
+    rate = _Rate(PROCESSORS[kind], cluster.utilisation[kind])
     at_once = HOST_CORES if on_host else nodes * per_node
     return JobPlan(
         artefact=artefact,
@@ -138,7 +137,7 @@ class _Rate:
         return hours * sum(math.ceil(trials / processes) for trials in rounds)
 
 
-def _load(artefact: Artefact, experiment: Experiment, data: DataFacts, processes: int) -> _Load:
+def _load(artefact: Artefact, experiment: Experiment, data: DataFacts) -> _Load:
     """By stage. A stage without an entry computes nothing that counts."""
     match artefact.stage.name:
         case "data":
@@ -146,7 +145,7 @@ def _load(artefact: Artefact, experiment: Experiment, data: DataFacts, processes
         case "coordcheck":
             return _Load(work.gate(experiment, artefact.key))
         case "sweep":
-            return _sweep(experiment, data, artefact.key, processes)
+            return _sweep(experiment, data, artefact.key)
         case "search":
             search = experiment.search
             trial = work.training(experiment, data, search.width, search.batch_size, search.steps, 1)
@@ -155,10 +154,10 @@ def _load(artefact: Artefact, experiment: Experiment, data: DataFacts, processes
         case "train":
             return _target(experiment, data)
         case "sample":
-            sets = work.sets(experiment) if weights_of(experiment, artefact.key).startswith("train/") else 1
+            sets = _sets(experiment, artefact.key)
             pixels = 3 * experiment.sample.images * experiment.data.image_size**2
             # Finished sets share their disk space with the state; of the one that is drawn there are batches as well.
-            files = (sets - 1) * _SET_FILES + sets * (pixels // _SHARD_BYTES)
+            files = (sets - 1) * _SET_FILES + sets * (pixels // SHARD_BYTES)
             return _Load(work.sampling(experiment, data, sets), result_bytes=sets * pixels, state_bytes=pixels, files=files)
         case "extractor":
             return _extractor(experiment, data)
@@ -169,22 +168,28 @@ def _load(artefact: Artefact, experiment: Experiment, data: DataFacts, processes
             prepared = benchmarks.prompts(experiment, artefact.key, data)
             return _Load(prepared.work, result_bytes=prepared.bytes, state_bytes=prepared.bytes, files=prepared.files)
         case "benchmark":
-            judged = benchmarks.benchmark(experiment, Benchmarked.parse(artefact.key).benchmark, data)
+            asked = Benchmarked.parse(artefact.key)
+            judged = benchmarks.benchmark(experiment, asked.benchmark, data, _sets(experiment, asked.run))
             return _Load(judged.work, result_bytes=judged.bytes, state_bytes=judged.bytes, files=judged.files)
     return _Load(Work())
+
+
+def _sets(experiment: Experiment, run: str) -> int:
+    """Sets of images of a run: a checkpoint from elsewhere has no snapshots."""
+    return work.sets(experiment) if weights_of(experiment, run).startswith("train/") else 1
 
 
 def _extractor(experiment: Experiment, data: DataFacts) -> _Load:
     """Results are two covariances and the features of some images; the state has the scatters of each piece of the reference."""
     images, held_out = work.judged(experiment, data)
     features, logits, spatial = _SEEN.get(experiment.evaluate.extractor, (0, 0, 0))
-    kept = 4 * (min(work.KEPT, images) * features + held_out * (features + logits + spatial))
+    kept = 4 * (min(KEPT_IMAGES, images) * features + held_out * (features + logits + spatial))
     scatters = 8 * (features**2 + spatial**2)
-    pieces = -(-images // _MOMENT_IMAGES) if experiment.evaluate.reference.kind == "data" else 0
+    pieces = -(-images // MOMENT_IMAGES) if experiment.evaluate.reference.kind == "data" else 0
     return _Load(work.reference(experiment, data), result_bytes=kept + scatters, state_bytes=kept + pieces * scatters, files=pieces)
 
 
-def _sweep(experiment: Experiment, data: DataFacts, key: str, processes: int) -> _Load:
+def _sweep(experiment: Experiment, data: DataFacts, key: str) -> _Load:
     setting = Setting.parse(key)
     horizons = sweep_parameters(experiment, key)["sweep"]["horizons"]
     trial = work.training(experiment, data, setting.width, setting.batch_size, max(horizons), len(horizons))

@@ -21,8 +21,6 @@ class Processor:
     tf32: float  # FLOP/s of float32 tensors in tensor cores
     bf16: float  # FLOP/s
     memory: int | None  # bytes; None: the machine's, not the processor's
-    bandwidth: float  # bytes/s of its memory
-    link: float  # bytes/s to its neighbours in a machine, both directions together; 0: none
     gpu: bool = True
 
     def peak(self, precision: Precision) -> float:
@@ -33,15 +31,15 @@ class Processor:
 
 PROCESSORS: dict[str, Processor] = {
     # NVIDIA A100 Tensor Core GPU data sheet (2021), SXM modules.
-    "a100-40gb": Processor(19.5e12, 156e12, 312e12, 40 * GB, 1.555e12, 600e9),
-    "a100-80gb": Processor(19.5e12, 156e12, 312e12, 80 * GB, 2.039e12, 600e9),
+    "a100-40gb": Processor(19.5e12, 156e12, 312e12, 40 * GB),
+    "a100-80gb": Processor(19.5e12, 156e12, 312e12, 80 * GB),
     # NVIDIA H100 Tensor Core GPU data sheet (2023), SXM5.
-    "h100-80gb": Processor(67e12, 494.7e12, 989.4e12, 80 * GB, 3.35e12, 900e9),
-    # NVIDIA H200 Tensor Core GPU data sheet (2023), SXM: an H100 with more and faster memory.
-    "h200-141gb": Processor(67e12, 494.7e12, 989.4e12, 141 * GB, 4.8e12, 900e9),
+    "h100-80gb": Processor(67e12, 494.7e12, 989.4e12, 80 * GB),
+    # NVIDIA H200 Tensor Core GPU data sheet (2023), SXM: an H100 with more memory.
+    "h200-141gb": Processor(67e12, 494.7e12, 989.4e12, 141 * GB),
     # NVIDIA HGX B200 data sheet (2024), an eighth of its eight; of 192 GB on the package it offers 180.
-    "b200-192gb": Processor(75e12, 1.125e15, 2.25e15, 180 * GB, 8e12, 1.8e12),
-    # Measured, not stated: the best of sixty products of 1024x1024 (bf16: five of 2048x2048) and of five copies on one core of a
+    "b200-192gb": Processor(75e12, 1.125e15, 2.25e15, 180 * GB),
+    # Measured, not stated: the best of sixty products of 1024x1024 (bf16: five of 2048x2048) on one core of a
     # shared cloud machine (AMD EPYC with bf16 instructions) under a load of 3 on 2 cores. Its memory is the machine's.
-    "cpu-core": Processor(85e9, 85e9, 173e9, None, 19e9, 0.0, gpu=False),
+    "cpu-core": Processor(85e9, 85e9, 173e9, None, gpu=False),
 }

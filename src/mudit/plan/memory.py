@@ -53,7 +53,7 @@ def training(experiment: Experiment) -> Memory:
     if workers is None:
         return _training(experiment.model, train.width, images, experiment.optimizer.precision, 1, again=False)
     shards = processes if workers.parallel == "sharded" else 1
-    at_once = workers.micro_batch or images
+    at_once = min(workers.micro_batch or images, images)
     return _training(experiment.model, train.width, at_once, experiment.optimizer.precision, shards, workers.checkpoint_activations)
 
 
@@ -114,8 +114,8 @@ def exchanged(experiment: Experiment, ranks: int) -> int:
     size = _GRADIENT * architecture(experiment.model, train.width).parameters
     if workers is None or workers.parallel == "replicated":
         return 2 * size * (ranks - 1) // ranks
-    share = train.batch_size // ranks
-    passes = share // min(share, workers.micro_batch or share)
+    share = -(-train.batch_size // ranks)
+    passes = -(-share // min(share, workers.micro_batch or share))
     return 3 * size * passes * (ranks - 1) // ranks
 
 

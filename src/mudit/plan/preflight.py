@@ -7,37 +7,38 @@ compared here where the file is small; a large one is compared by the job that r
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mudit.config.cluster import ClusterSection, TrainWorkers
 from mudit.config.schema import Config, Experiment
-from mudit.data.format import sha256_file
 from mudit.depend import sampled_keys
 from mudit.errors import ConfigError, DataError
+from mudit.files import sha256_file
 from mudit.plan import memory, show
 from mudit.plan.benchmarks import paths as benchmark_paths
 from mudit.plan.estimate import JobPlan
 from mudit.plan.hardware import PROCESSORS
+from mudit.plan.queue import check_limits, check_names
 from mudit.plan.study import StudyPlan, Total, study_plan
 from mudit.provenance.manifest import FILE as MANIFEST
+from mudit.resources import Site
 from mudit.runs import Benchmarked, Setting
-from mudit.stages import experiments, known
+from mudit.slurm import Partition
+from mudit.stages import experiments
 
 _SMALL = 512 * 2**20  # bytes of a file that is hashed here: about a second
 _VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def check(
-    config: Config, study: str | None, *, partitions: Collection[str] | None = None, wanted: Collection[str] = ()
-) -> list[str]:
+def check(config: Config, study: str | None, *, site: Site | None = None, queue: Sequence[Partition] | None = None) -> list[str]:
     """The plan of a study or experiment as lines, if nothing stands in its way.
 
-    partitions: those that the queue has (`sinfo`); None: not asked. wanted: those that the profile names. Raises ConfigError for
-    what the configuration must change and DataError for what is missing on disk, each with one line.
+    site: what the profile says of the cluster. queue: its partitions (`sinfo`). None of either: partitions are not looked at.
+    Raises ConfigError for what the configuration must change and DataError for what is missing on disk, each with one line.
     """
-    for partition in wanted if partitions is not None else ():
-        known(partition, partitions or (), "partition of the queue")
+    if site is not None and queue is not None:
+        check_names(site, queue)
     for name in experiments(config, study):
         experiment = config.experiments[name]
         _check_workers(name, experiment, config.cluster)
@@ -46,7 +47,10 @@ def check(
         _check_reference(name, experiment)
         _check_benchmarks(name, experiment)
     plan = study_plan(config, study)
-    remaining = Total.of([each for each in plan.jobs.values() if not _made(each)], config.cluster.job_hours)
+    open_jobs = {name: each for name, each in plan.jobs.items() if not _made(each)}
+    if site is not None and queue is not None:
+        check_limits(config, plan.jobs, open_jobs, site, queue)
+    remaining = Total.of(open_jobs.values(), config.cluster.job_hours)
     _check_cap(plan, remaining)
     _check_disk(plan, remaining)
     return show.lines(plan)
@@ -201,7 +205,7 @@ def _check_cap(plan: StudyPlan, remaining: Total) -> None:
     cap = plan.cluster.cap_hours
     if cap is not None and remaining.hours > cap:
         raise ConfigError(
-            f"study {plan.name} would cost {remaining.hours:,.0f} processor-hours, above cluster.cap_hours {cap:g}; raise "
+            f"study {plan.name} would cost {show.span(remaining.hours, 'processor')}, above cluster.cap_hours {cap:g}; raise "
             f"the cap, or see what fits: mudit plan {plan.name} --budget {cap:g}h"
         )
 

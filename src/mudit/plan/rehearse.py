@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -33,24 +33,13 @@ from mudit.errors import ConfigError
 from mudit.models.blocks import Mlp, gelu_tanh
 from mudit.models.condition import Condition, TextCondition
 from mudit.models.families import build
-from mudit.plan import memory, show
-from mudit.plan.counts import architecture
+from mudit.plan import show
+from mudit.plan.target import Step, target
 from mudit.stages import experiments
 from mudit.train.loss import aligns
 from mudit.train.parallel import Layout, lighten, shard
 
 _CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True)
-class Rehearsal:
-    """What one rank does in one optimizer step."""
-
-    parameters: int  # of the whole model
-    flops: int
-    state: int  # bytes of weights, gradients, moments and average
-    kept: int  # bytes of activations and casts at the end of a micro-batch's forward pass
-    exchanged: int  # bytes that pass through in collectives
 
 
 def laid_out(experiment: Experiment, ranks: int) -> Experiment:
@@ -68,7 +57,7 @@ def laid_out(experiment: Experiment, ranks: int) -> Experiment:
     return experiment.model_copy(update={"execution": experiment.execution.model_copy(update={"train": changed})})
 
 
-def rehearse(experiment: Experiment) -> Rehearsal:
+def rehearse(experiment: Experiment) -> Step:
     """One step of the target run as `execution.train` lays it out (`laid_out`). Must not be called inside a process group."""
     workers, train = experiment.execution.train, experiment.train
     assert workers is not None and workers.micro_batch is not None
@@ -84,20 +73,6 @@ def rehearse(experiment: Experiment) -> Rehearsal:
         return _step(experiment, layout)
 
 
-def expected(experiment: Experiment) -> Rehearsal:
-    """The same by the plan's formulas."""
-    workers, train = experiment.execution.train, experiment.train
-    assert workers is not None
-    built, plan = architecture(experiment.model, train.width), memory.training(experiment)
-    return Rehearsal(
-        parameters=built.parameters,
-        flops=built.step_flops(train.batch_size // workers.processes, workers.checkpoint_activations),
-        state=plan.weights + plan.gradients + plan.moments + plan.average,
-        kept=plan.activations + plan.copies,
-        exchanged=memory.exchanged(experiment, workers.processes),
-    )
-
-
 def lines(config: Config, selection: str | None, ranks: Sequence[int]) -> Iterator[str]:
     """A line per target run and number of ranks: counted, and by the plan's formulas."""
     names = [name for name in experiments(config, selection) if config.experiments[name].has("train")]
@@ -106,16 +81,17 @@ def lines(config: Config, selection: str | None, ranks: Sequence[int]) -> Iterat
         workers = experiment.execution.train
         for count in ranks or [workers.processes if workers is not None else 1]:
             there = laid_out(experiment, count)
-            counted, planned = rehearse(there), expected(there)
+            counted, whole = rehearse(there), target(there)
+            planned = whole.step
             yield f"{name}, width {experiment.train.width}, {count} ranks: {counted.parameters:,} parameters"
             for what, found, stated in (
-                ("operations of a rank in a step", f"{counted.flops / 1e12:,.2f} TFLOP", f"{planned.flops / 1e12:,.2f} TFLOP"),
+                ("operations of a rank in a step", f"{show.tera(counted.flops)} TFLOP", f"{show.tera(planned.flops)} TFLOP"),
                 ("weights, gradients, moments, average", show.size(counted.state), show.size(planned.state)),
                 ("activations and casts that are kept", show.size(counted.kept), show.size(planned.kept)),
                 ("exchanged in a step", show.size(counted.exchanged), show.size(planned.exchanged)),
             ):
                 yield f"  {what:38}{found:>16}   planned {stated}"
-            yield f"  {'in all, with what a block needs':38}{'':16}   planned {show.size(memory.training(there).total)}"
+            yield f"  {'in all, with what a block needs':38}{'':16}   planned {show.size(whole.memory)}"
 
 
 @contextlib.contextmanager
@@ -129,7 +105,7 @@ def _fake_group(ranks: int) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def _step(experiment: Experiment, layout: Layout) -> Rehearsal:
+def _step(experiment: Experiment, layout: Layout) -> Step:
     from torch.distributed.device_mesh import init_device_mesh
 
     train, micro = experiment.train, layout.micro_batch
@@ -164,7 +140,7 @@ def _step(experiment: Experiment, layout: Layout) -> Rehearsal:
         )
         weights = sum(_local(parameter) for parameter in model.parameters())
     sums = exchange.bytes * layout.passes if layout.sharded else 2 * gradients * (layout.world.size - 1) // layout.world.size
-    return Rehearsal(
+    return Step(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         flops=counter.get_total_flops() * layout.passes,
         state=2 * weights + gradients + moments,

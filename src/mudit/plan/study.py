@@ -9,6 +9,7 @@ from mudit.config.cluster import ClusterSection
 from mudit.config.schema import Config
 from mudit.plan.estimate import JobPlan, jobs
 from mudit.plan.schedule import Task, makespan
+from mudit.plan.target import TargetPlan, target
 from mudit.stages import STAGES, gates, inputs
 
 
@@ -58,6 +59,7 @@ class StudyPlan:
     cluster: ClusterSection
     jobs: dict[str, JobPlan]
     rules: dict[str, Total]  # by experiment and rule, such as `dit-imagenet sweep`
+    targets: dict[str, TargetPlan]  # by experiment
     total: Total
     wall_hours: float | None  # on all machines of `cluster`; None: a job asks for more machines than there are
     worst_wall_hours: float | None
@@ -81,6 +83,7 @@ def study_plan(config: Config, selection: str | None = None) -> StudyPlan:
         cluster=cluster,
         jobs=plans,
         rules={group: Total.of(groups[group], cluster.job_hours) for group in order},
+        targets={name: target(config.experiments[name]) for name in names if config.experiments[name].has("train")},
         total=Total.of(plans.values(), cluster.job_hours),
         wall_hours=_wall(config, plans, worst=False),
         worst_wall_hours=_wall(config, plans, worst=True),

@@ -15,7 +15,7 @@ Rounds = list[int]  # trials that may run side by side, round after round
 
 def sweep_rounds(sweep: SweepSection, *, worst: bool) -> Rounds:
     """Of one setting."""
-    grid = Grid(tuple(sweep.log2_lr), sweep.log2_lr_min, sweep.log2_lr_max, tuple(sweep.seeds))
+    grid = Grid.of(sweep)
     return _worst(grid) if worst else _expected(grid)
 
 

@@ -18,9 +18,8 @@ from mudit.plan import encoders
 from mudit.plan.counts import architecture, inference_flops, train_flops
 from mudit.plan.dataset import DataFacts, text_widths
 from mudit.plan.hardware import Precision
+from mudit.sizes import GATE_SCHEMES, KEPT_IMAGES
 
-GATE_SCHEMES = 2  # muP and the negative control; a test holds it to mudit.parametrization.gate
-KEPT = 10_000  # images whose features are kept; a test holds it to mudit.evaluate.extractor_stage
 _CONVOLUTIONS: Precision = "tf32"
 _PLAIN: Precision = "fp32"
 
@@ -68,7 +67,7 @@ def gate(experiment: Experiment, family: str) -> Work:
     also = [each.model for each in experiment.coordcheck.also if each.model.family == family]
     model, check = also[0] if also else experiment.model, experiment.coordcheck
     images = len(check.seeds) * (check.steps + 1) * check.batch_size
-    return Work().add(_PLAIN, GATE_SCHEMES * sum(train_flops(model, width, images) for width in check.widths))
+    return Work().add(_PLAIN, len(GATE_SCHEMES) * sum(train_flops(model, width, images) for width in check.widths))
 
 
 def training(
@@ -114,9 +113,9 @@ def embedding(experiment: Experiment, data: DataFacts, images: int, decoded: boo
 
 def judged(experiment: Experiment, data: DataFacts) -> tuple[int, int]:
     """(reference images, held-out images) that pass through the extractor; those of a published file are as many as are kept."""
-    reference, held_out = experiment.evaluate.reference, min(KEPT, experiment.data.validation_images)
+    reference, held_out = experiment.evaluate.reference, min(KEPT_IMAGES, experiment.data.validation_images)
     if reference.kind == "file":
-        return KEPT, held_out
+        return KEPT_IMAGES, held_out
     return reference.images or max(0, data.images - experiment.data.validation_images), held_out
 
 

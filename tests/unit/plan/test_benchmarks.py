@@ -9,13 +9,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mudit.benchmark.text_features import SHARD_PROMPTS
 from mudit.config.load import load
 from mudit.config.schema import Config
 from mudit.errors import DataError
 from mudit.models.flops import inference_flops
 from mudit.plan import benchmarks, encoders
 from mudit.plan.budget import _fewer_images
+from mudit.plan.dataset import facts
 from mudit.plan.estimate import jobs
 from mudit.plan.preflight import _check_benchmarks
 from support import ROOT
@@ -47,7 +47,20 @@ def test_a_benchmark_is_its_images_drawn_decoded_and_judged(config):
     assert (one.processors, one.result_bytes) == (8, 3 * 30_000 * 256**2)
     text = plans[f"{PIXART}/prompts/mjhq"]
     assert text.processors == 1 and text.result_bytes > 30_000 * 120 * 4096 * 2 and text.files > 30
-    assert benchmarks._SHARD_PROMPTS == SHARD_PROMPTS
+
+
+def test_every_snapshot_is_drawn_and_judged_like_the_last_weights(config):
+    experiment = config.experiments[PIXART]
+    data = facts(PIXART, experiment)
+    for name in experiment.benchmarks:
+        one, three = (benchmarks.benchmark(experiment, name, data, sets) for sets in (1, 3))
+        assert three.work.flops == pytest.approx(3 * one.work.flops)
+        assert (three.bytes, three.files) == (3 * one.bytes, 3 * one.files)
+    snapshots = experiment.train.model_copy(update={"snapshots": [10, 20]})
+    more = experiment.model_copy(update={"train": snapshots})
+    other = config.model_copy(update={"experiments": {**config.experiments, PIXART: more}})
+    name = f"{PIXART}/benchmark/mup_s0_geneval"
+    assert jobs(other, PIXART)[name].flops == pytest.approx(3 * jobs(config, PIXART)[name].flops)
 
 
 def test_clip_counts_as_vit_l_14():

@@ -21,9 +21,8 @@ from transformers import (
 )
 
 from mudit.config.data import FeatureSection, TextEncoderSection
-from mudit.evaluate import extractor_stage
 from mudit.evaluate.extractors import load_extractor
-from mudit.plan import encoders, estimate, work
+from mudit.plan import encoders, estimate
 
 
 def _macs(run: Callable[[], object]) -> int:
@@ -100,7 +99,6 @@ def test_the_extractors():
     assert encoders.extractor("digits-cnn") == 0
 
 
-def test_pieces_and_layers_of_the_extractor_are_the_stages(tmp_path):
-    assert (work.KEPT, estimate._MOMENT_IMAGES) == (extractor_stage.KEPT, extractor_stage._MOMENT_IMAGES)
+def test_layers_of_the_extractor_are_as_wide_as_it_gives_them(tmp_path):
     seen = load_extractor("efficientnet-lite0", tmp_path).features([torch.zeros(1, 3, 8, 8, dtype=torch.uint8)])
     assert tuple(layer.shape[1] for layer in seen) == estimate._SEEN["efficientnet-lite0"]

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from mudit.config.cluster import ClusterSection
 from mudit.config.load import load
 from mudit.config.schema import Config, Experiment
 from mudit.errors import ConfigError
-from mudit.evaluate import samples
 from mudit.models.flops import inference_flops, train_flops
-from mudit.parametrization.gate import SCHEMES
-from mudit.plan import estimate, work
+from mudit.plan import work
 from mudit.plan.dataset import facts
 from mudit.plan.estimate import job, jobs
 from mudit.plan.study import study_plan
@@ -44,7 +43,7 @@ def test_a_target_run_counts_training_and_both_validations(config):
     probes = inference_flops(experiment.model, 1152, 2 * 240 * 10_000)
     assert one.flops == seen + probes
     peak = 156e12  # TF32 on an A100
-    assert one.hours == pytest.approx((seen + probes) / peak / config.cluster.utilisation / 3600 / 32)
+    assert one.hours == pytest.approx((seen + probes) / peak / config.cluster.utilisation["a100-80gb"] / 3600 / 32)
     assert one.cost_hours == pytest.approx(32 * one.hours)
     assert one.result_bytes == (8 + 5 * 4) * 674_834_720  # weights, average, five snapshots of the average
     assert one.state_bytes == 3 * 16 * 674_834_720
@@ -59,20 +58,36 @@ def test_recomputation_takes_time_and_adds_no_operations(config):
     assert 1.32 < slower.hours / plain.hours < 1.334
 
 
+def test_each_type_of_processor_has_a_share_of_its_peak_of_its_own(config):
+    """The gate runs on cores, whatever the GPU; a type without a figure is refused with what to add."""
+    cluster = config.cluster.model_dump() | {"utilisation": {"a100-80gb": 0.24, "h100-80gb": 0.12, "cpu-core": 0.3}}
+    a100, h100 = (
+        jobs(config.model_copy(update={"cluster": ClusterSection(**cluster | {"gpu": gpu})}), "dit-imagenet")
+        for gpu in ("a100-80gb", "h100-80gb")
+    )
+    train, gate = "dit-imagenet/train/mup_s0", "dit-imagenet/coordcheck/dit"
+    faster = 494.7 / 156 * 0.12 / 0.24  # TF32 peaks, shares of them
+    assert h100[train].hours == pytest.approx(a100[train].hours / faster)
+    assert h100[gate].hours == a100[gate].hours
+    with pytest.raises(ValueError, match="utilisation has no figure for 'h200-141gb'; add one"):
+        ClusterSection(**cluster | {"gpu": "h200-141gb"})
+    with pytest.raises(ValueError, match="utilisation has no figure for 'cpu-core'"):
+        ClusterSection(**cluster | {"utilisation": {"a100-80gb": 0.24}})
+
+
 def test_a_sweeps_trials_are_dealt_over_its_processes(config):
     one = jobs(config, "dit-imagenet")["dit-imagenet/sweep/mup_w288_b256"]
     experiment = config.experiments["dit-imagenet"]
     trial = work.training(experiment, facts("dit-imagenet", experiment), 288, 256, 200_000, 3)
     assert one.flops == 11 * trial.flops  # five points, then three with two more seeds
     rounds = 2  # of at most six
-    assert one.hours == pytest.approx(rounds * trial.flops / 156e12 / config.cluster.utilisation / 3600)
+    assert one.hours == pytest.approx(rounds * trial.flops / 156e12 / config.cluster.utilisation["a100-80gb"] / 3600)
     assert one.worst_flops == 27 * trial.flops
     assert one.processors == 6
 
 
 def test_the_gate_runs_on_the_host_and_costs_no_gpu_hours(config):
     one = jobs(config, "dit-imagenet")["dit-imagenet/coordcheck/dit"]
-    assert len(SCHEMES) == work.GATE_SCHEMES
     assert one.processors == 0
     assert one.cost_hours == 0
     assert one.hours > 0
@@ -94,7 +109,6 @@ def test_every_set_of_images_is_drawn_and_stored(config):
     last_only = changed(experiment, train__snapshots=[])
     all_sets, one = (job(artefact, each, config.cluster, facts("dit-imagenet", each)) for each in (experiment, last_only))
     assert all_sets.flops == pytest.approx(6 * one.flops) and all_sets.result_bytes == 6 * one.result_bytes
-    assert estimate._SHARD_BYTES == samples.SHARD_BYTES
     assert all_sets.files - one.files == 5 * (3 + 50_000 // 2048)
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from mudit.commands.plan import plan
 from mudit.config.load import load
 from mudit.config.schema import Config, DataReference
 from mudit.errors import ConfigError, DataError, MuditError
 from mudit.plan.preflight import check
+from mudit.resources import SITE_FILE, Site, read_site
+from mudit.slurm import Partition, partitions
 from support import ROOT, changed
 
 DIT = "dit-imagenet"
@@ -19,14 +23,19 @@ PLACES = ("data/imagenet/train", "models/sd-vae-ft-ema")
 REFERENCE = "data/VIRTUAL_imagenet256_labeled.npz"
 
 
+@pytest.fixture(scope="module")
+def whole() -> Config:
+    return load(ROOT / "config.yaml")
+
+
 @pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+def config(whole: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
     """The paper's configuration in a folder that holds what DiT's data needs, on a disk with room."""
     monkeypatch.chdir(tmp_path)
     for place in PLACES:
         (tmp_path / place).mkdir(parents=True)
     (tmp_path / REFERENCE).touch()
-    return changed(load(ROOT / "config.yaml"), cluster__disk_gb=1e6)
+    return changed(whole, cluster__disk_gb=1e6)
 
 
 def _with(config: Config, **changes: object) -> Config:
@@ -125,9 +134,50 @@ def test_a_disk_that_is_too_small(config):
     assert "above cluster.inodes 100" in _complaint(changed(config, cluster__inodes=100))
 
 
+def _site(**names: str) -> Site:
+    return changed(read_site(ROOT / SITE_FILE), **names)
+
+
+QUEUE = [Partition("gpu", False, 86_400.0), Partition("short", True, 3_600.0), Partition("free", False, None)]
+
+
 def test_an_unknown_partition(config):
-    assert check(config, DIT, partitions=["gpu", "cpu"], wanted=["gpu"])
-    assert "did you mean 'gpu'?" in _complaint(config, partitions=["gpu", "cpu"], wanted=["gpus"])
+    assert check(config, DIT, site=_site(partition="gpu"), queue=QUEUE)
+    assert check(config, DIT, site=_site(partition="gpus"), queue=None), "no Slurm here"
+    assert "did you mean 'gpu'?" in _complaint(config, site=_site(partition="gpus"), queue=QUEUE)
+
+
+def test_a_job_that_its_partition_would_let_wait_for_ever(config):
+    """Jobs ask for `cluster.job_hours` at most; those without a GPU may have a partition of their own, and null is the default."""
+    asked = f"{DIT}/data asks for 77 minutes in partition 'short', which allows 60 (sinfo)"
+    for site in (_site(partition="short"), _site(partition=None)):
+        complaint = _complaint(config, site=site, queue=QUEUE)
+        assert asked in complaint and "set cluster.job_hours to at most 1, or" in complaint
+        assert check(changed(config, cluster__job_hours=1.0), DIT, site=site, queue=QUEUE)
+    assert f"{DIT}/coordcheck/dit asks for" in _complaint(config, site=_site(partition="gpu", cpu_partition="short"), queue=QUEUE)
+    assert check(config, DIT, site=_site(partition="free"), queue=QUEUE)
+
+
+def test_the_command_asks_slurm_for_its_partitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`mudit plan --check` in a project whose profile names a partition, beside a `sinfo` that answers as Slurm does."""
+    monkeypatch.chdir(tmp_path)
+    sinfo, site = tmp_path / "sinfo", tmp_path / SITE_FILE
+    sinfo.write_text(
+        "#!/bin/sh\n[ \"$*\" = '--all --noheader --format %P %l' ] && printf 'debug* 30:00\\na100 2-12:00:00\\nbig infinite\\n'\n"
+    )
+    sinfo.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert partitions() == [Partition("debug", True, 1800.0), Partition("a100", False, 216_000.0), Partition("big", False, None)]
+    site.parent.mkdir(parents=True)
+    text = (ROOT / SITE_FILE).read_text()
+    site.write_text(text.replace("partition: null", "partition: nosuch", 1))
+    with pytest.raises(ConfigError, match="no partition of the queue is named 'nosuch'"):
+        plan("desk", check=True, config=ROOT / "config.yaml")
+    site.write_text(text)
+    with pytest.raises(ConfigError, match="in partition 'debug', which allows 30 "):
+        plan("desk", check=True, config=ROOT / "config.yaml")
+    site.unlink()
+    plan("desk", check=True, config=ROOT / "config.yaml")
 
 
 def test_a_hidden_default_is_not_a_path(config):

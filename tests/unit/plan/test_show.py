@@ -10,7 +10,7 @@ import pytest
 
 from mudit.config.load import load
 from mudit.config.schema import Config
-from mudit.plan.show import as_json, hours, lines, size
+from mudit.plan.show import as_json, hours, lines, size, span
 from mudit.plan.study import study_plan
 from support import ROOT, changed
 
@@ -30,6 +30,17 @@ def test_every_rule_and_the_total_have_a_line(config):
     text = lines(plan)
     assert [line.split()[:2] for line in text[1 : 1 + len(plan.rules)]] == [name.split() for name in plan.rules]
     assert text[1 + len(plan.rules)].startswith("total")
+
+
+def test_each_target_run_has_a_line_and_a_study_without_one_no_table(config):
+    plan = study_plan(config, "paper")
+    head = lines(plan).index("") + 1
+    rows = [line.split() for line in lines(plan)[head + 1 : head + 1 + len(plan.targets)]]
+    assert [row[:4] for row in rows] == [
+        [name, str(each.width), f"{each.step.parameters:,}", str(each.ranks)] for name, each in plan.targets.items()
+    ]
+    assert json.loads(as_json(plan))["targets"]["mmdit-18b"]["step"]["parameters"] == 17_743_382_080
+    assert not any("target run" in line for line in lines(study_plan(config, "dit-output-mult")))
 
 
 def test_a_price_is_shown_where_there_is_one(config):
@@ -55,6 +66,9 @@ def test_a_job_that_cannot_be_placed_has_no_wall_time(config):
 def test_sizes_and_hours_are_readable():
     assert [size(count) for count in (0, 999, 1000, 42.3e9, 59.9e12)] == ["0 B", "999 B", "1 kB", "42.3 GB", "59.9 TB"]
     assert [hours(count) for count in (0, 0.01, 5.04, 127215.2)] == ["0", "<0.1", "5.0", "127,215"]
+    spans = [span(count) for count in (0, 0.001, 0.5, 2, 999.6)]
+    assert spans == ["0 seconds", "3.6 seconds", "30 minutes", "2 hours", "1,000 hours"]
+    assert span(191.2, "GPU") == "191 GPU-hours"
 
 
 def test_the_command_prints_plain_lines_into_a_pipe():
