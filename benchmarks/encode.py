@@ -92,7 +92,14 @@ def _plain(source: ImageFolder, encoder: AutoencoderKL, folder: Path) -> None:
 
 def _store(folder: Path, index: int, batch: int) -> float:
     """Seconds of the slowest of one process per core, from when all are there."""
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(os.cpu_count())]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--log-dir={os.devnull}",
+        f"--nproc-per-node={os.cpu_count()}",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*launch, __file__, "--batch", str(batch), "--child", str(folder), str(index)]
     subprocess.run(command, check=True, env=environment, stderr=subprocess.DEVNULL)

@@ -198,7 +198,8 @@ def launch(cases: list[Case], out: Path, processes: int) -> subprocess.Popen[byt
     """Start the cases in so many processes, by torchrun if there are several."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "cases.json").write_text(json.dumps([asdict(case) for case in cases]))
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--log-dir={os.devnull}"]
+    torchrun = [*launcher, f"--nproc-per-node={processes}"] if processes > 1 else []
     command = [sys.executable, *torchrun, __file__, str(out / "cases.json"), str(out)]
     path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
     with (out / "log").open("wb") as log:

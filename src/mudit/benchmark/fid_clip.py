@@ -5,6 +5,7 @@ Shapes: N images, n of a piece, D features, S CLIP's space.
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,12 @@ import torch
 from torch import Tensor
 
 from mudit.benchmark.clip import FORMULA, ClipScorer
-from mudit.benchmark.prompt_store import PromptStore
+from mudit.benchmark.prompt_store import PromptStore, RealImages
 from mudit.config.benchmarks import FidClipSection
 from mudit.errors import DataError
-from mudit.evaluate.frechet import Gaussian, Reference, leave_group_out
-from mudit.evaluate.intervals import jackknife
+from mudit.evaluate.frechet import Reference, estimate
 from mudit.evaluate.metrics import frechet_distance
-from mudit.evaluate.records import JACKKNIFE_GROUPS, Record
+from mudit.evaluate.records import JACKKNIFE_GROUPS, Record, frechet_details
 from mudit.evaluate.reference import open_extractor
 from mudit.evaluate.retrieval import caption_ids
 from mudit.evaluate.samples import SampleSet
@@ -33,7 +33,7 @@ _BATCH = 64  # images of one pass
 
 
 class FidClip:
-    """Both figures of one run."""
+    """Both figures of sets of images."""
 
     metrics: tuple[str, ...] = (DISTANCE, SCORE)
 
@@ -47,7 +47,8 @@ class FidClip:
         for judge, identity in self.identity.items():
             if self._reference[judge] != identity:
                 raise DataError(
-                    f"benchmarks.{name}: the {judge} is another one than saw its reference images; run `mudit prompts` again"
+                    f"benchmarks.{name}: the {judge} is another one than saw its reference images; run "
+                    f"`mudit prompts {job.experiment} {name} --force`"
                 )
 
     def measure(self, samples: SampleSet, numbers: range) -> dict[str, Tensor]:
@@ -55,19 +56,17 @@ class FidClip:
         batches = samples.picked(torch.arange(numbers.start, numbers.stop)).split(_BATCH)
         return {"features_nD": self._extractor.features(batches).features_ND, "clip_nS": self._clip.see(batches).embeddings_NS}
 
-    def records(self, parts: list[dict[str, Tensor]], seed: int, out: Path) -> list[Record]:
-        """From the pieces of all images, in order. Writes nothing into `out`."""
+    def records(self, parts: list[dict[str, Tensor]], seed: int) -> list[Record]:
+        """From the pieces of all images of a set, in order."""
         features_ND, clip_NS = (torch.cat([part[name] for part in parts]) for name in ("features_nD", "clip_nS"))
-        real = self._prompts.real_images()
-        reference = Reference(real.gaussian)
-        value = frechet_distance(Gaussian.of(features_ND.numpy()), real.gaussian)
+        real, found = self._real, estimate(features_ND.numpy(), self._gaussian, JACKKNIFE_GROUPS)
+        value = frechet_distance(found.gaussian, real.gaussian)
         distance = {
             "metric": DISTANCE,
             "value": value,
             "n": len(features_ND),
-            "interval": jackknife(value, leave_group_out(features_ND.numpy(), reference, JACKKNIFE_GROUPS)),
-            "interval_method": f"delete-a-group jackknife over generated images, {JACKKNIFE_GROUPS} groups, reference fixed",
-            "second_opinion": reference.distance(features_ND.numpy()),
+            **frechet_details(value, found),
+            "second_opinion": found.distance,
             "extractor": self.identity["extractor"],
             "reference": self._described(),
         }
@@ -76,6 +75,14 @@ class FidClip:
         ceiling = real.images_RS, real.prompts_NS[real.places_R]
         score = score_record(SCORE, clip_NS, own_N, real.prompts_NS, ids_V, ceiling, seed)
         return [distance, {**score, "what": FORMULA, "clip": self._clip.identity}]
+
+    @cached_property
+    def _real(self) -> RealImages:
+        return self._prompts.real_images()
+
+    @cached_property
+    def _gaussian(self) -> Reference:
+        return Reference(self._real.gaussian)
 
     def _described(self) -> dict[str, Any]:
         """Which real images the generated ones are compared with."""

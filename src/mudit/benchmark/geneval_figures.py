@@ -21,10 +21,9 @@ from mudit.benchmark.questions import TASKS
 from mudit.benchmark.scores import METHOD, mean_score, task_scores
 from mudit.config.benchmarks import GenEvalSection
 from mudit.evaluate.records import Record
-from mudit.evaluate.samples import SampleSet
+from mudit.evaluate.samples import FINAL, SampleSet
 
 OVERALL = "geneval"
-VERDICTS_FILE = "verdicts.json"
 _BATCH = 4  # images that the detector sees at a time
 
 
@@ -33,8 +32,13 @@ def task_metric(task: str) -> str:
     return f"{OVERALL}/{task}"
 
 
+def verdicts_file(samples: str) -> str:
+    """Name of the file of a set's verdicts."""
+    return "verdicts.json" if samples == FINAL else f"verdicts-{samples}.json"
+
+
 class GenEval:
-    """All figures of one run."""
+    """All figures of sets of images."""
 
     metrics: tuple[str, ...] = (OVERALL, *map(task_metric, TASKS))
 
@@ -62,19 +66,27 @@ class GenEval:
         rows = [{task: verdict._asdict() for task, verdict in each.items()} for each in verdicts]
         return {"verdicts": torch.frombuffer(bytearray(json.dumps(rows).encode()), dtype=torch.uint8)}
 
-    def records(self, parts: list[dict[str, Tensor]], seed: int, out: Path) -> list[Record]:
-        """From the pieces of all images, in order. Writes `verdicts.json`: prompt, task, right or wrong, and why of each image."""
-        rows: list[dict[str, Any]] = [row for part in parts for row in json.loads(part["verdicts"].numpy().tobytes())]
-        prompts = self._prompts.prompt_of(torch.arange(len(rows))).tolist()
+    def write_verdicts(self, path: Path, parts: list[dict[str, Tensor]]) -> None:
+        """Prompt, task, right or wrong, and why, of each image."""
+        rows, prompts = self._rows(parts)
         described = [
             {"image": number, "prompt": self._prompts.items[prompt].id, "task": task, **verdict}
             for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True))
             for task, verdict in row.items()
         ]
-        (out / VERDICTS_FILE).write_text(json.dumps(described, indent=0) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(described, indent=0) + "\n", encoding="utf-8")
+
+    def records(self, parts: list[dict[str, Tensor]], seed: int) -> list[Record]:
+        """From the pieces of all images of a set, in order."""
+        rows, prompts = self._rows(parts)
         rights = [{task: verdict["right"] for task, verdict in row.items()} for row in rows]
         by_task = task_scores(rights, prompts, seed)
         scores = {OVERALL: mean_score(rights, prompts, seed)} | {
             task_metric(task): by_task[task] for task in TASKS if task in by_task
         }
         return [{"metric": metric, **score, "interval_method": METHOD, "judge": self.identity} for metric, score in scores.items()]
+
+    def _rows(self, parts: list[dict[str, Tensor]]) -> tuple[list[dict[str, Any]], list[int]]:
+        """Of each image: its verdicts by task, and the place of its prompt."""
+        rows = [row for part in parts for row in json.loads(part["verdicts"].numpy().tobytes())]
+        return rows, self._prompts.prompt_of(torch.arange(len(rows))).tolist()

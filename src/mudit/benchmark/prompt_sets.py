@@ -15,8 +15,9 @@ import torch
 from mudit import random
 from mudit.benchmark.questions import Question, read_question
 from mudit.config.benchmarks import GENEVAL_PROMPTS, CocoPrompts, FidClipSection, GenEvalSection, MJHQPrompts
-from mudit.data.format import Identity, sha256_file
+from mudit.data.format import Identity
 from mudit.errors import DataError
+from mudit.files import sha256_file
 
 
 class Item(NamedTuple):

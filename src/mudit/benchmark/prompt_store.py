@@ -24,12 +24,12 @@ from torch import Tensor
 
 from mudit.benchmark.prompt_sets import Item
 from mudit.benchmark.text_features import TextFeatures
-from mudit.data.format import sha256_file
 from mudit.data.tensors import save_tensors
 from mudit.diffusion.samplers import null_condition
 from mudit.errors import DataError
 from mudit.evaluate.frechet import Gaussian
 from mudit.evaluate.prompts import Prompt
+from mudit.files import sha256_file
 
 INFO_FILE, ITEMS_FILE, REFERENCE_FILE = "prompts.json", "items.json", "reference.safetensors"
 

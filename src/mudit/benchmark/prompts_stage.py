@@ -23,7 +23,7 @@ from mudit.benchmark.clip import ClipScorer
 from mudit.benchmark.prompt_sets import Item, read_prompts
 from mudit.benchmark.prompt_store import INFO_FILE, RealImages, write_items
 from mudit.benchmark.references import open_references
-from mudit.benchmark.text_features import SHARD_PROMPTS, features_of, shard_name
+from mudit.benchmark.text_features import features_of, shard_name
 from mudit.config.benchmarks import FidClipSection
 from mudit.data.encoders import to_uint8
 from mudit.data.images import UnreadableImageError
@@ -34,6 +34,7 @@ from mudit.evaluate.pieces import Piece, Pieces
 from mudit.evaluate.reference import open_extractor
 from mudit.files import link_or_copy
 from mudit.interrupt import Interrupt
+from mudit.sizes import SHARD_PROMPTS
 from mudit.sweep.crew import Crew
 from mudit.train.device import compute_device
 
@@ -85,7 +86,7 @@ def run(job: Job) -> dict[str, Any]:
     summary = {
         "prompts": len(texts),
         "cut": info["text"]["cut"],
-        "flops": 0,
+        "flops": None,
         "device": compute_device().type,
     }
     return summary | ({"references": info["reference"]["n"]} if "reference" in info else {})

@@ -24,8 +24,8 @@ from mudit.data.tensors import pack_tokens, unpack_tokens
 from mudit.data.text import CaptionEncoder
 from mudit.errors import DataError
 from mudit.models.condition import TextCondition
+from mudit.sizes import SHARD_PROMPTS
 
-SHARD_PROMPTS = 1024  # of T5-XXL's features in half precision: a gigabyte at most
 _BATCH = 32  # prompts of one call of the encoders
 
 

@@ -79,6 +79,7 @@ class GenEvalRules(Section):
 
 PUBLISHED_RULES = GenEvalRules(threshold=0.3, counting_threshold=0.9, max_objects=16, max_overlap=1.0, position_slack=0.1)
 _PUBLISHED_PER_PROMPT = 4
+_PUBLISHED_DETECTOR = {"short_side": 800, "long_side": 1333, "detections": 100}
 
 
 class GenEvalSection(Section):
@@ -86,7 +87,8 @@ class GenEvalSection(Section):
 
     kind: Literal["geneval"] = Field(description="what is measured")
     protocol: Literal["geneval", "any"] = Field(
-        description=f"`geneval` insists on the published rules, {GENEVAL_PROMPTS} prompts and 4 images of each; `any` does not"
+        description=f"`geneval` insists on the published rules and detector, {GENEVAL_PROMPTS} prompts and 4 images of each; "
+        "`any` does not"
     )
     prompts: str = Field(description="`evaluation_metadata.jsonl` as published")
     images_per_prompt: PositiveInt = Field(description="published: 4")
@@ -103,11 +105,12 @@ class GenEvalSection(Section):
                 f"images_per_prompt {self.images_per_prompt}: the protocol geneval has {_PUBLISHED_PER_PROMPT}; "
                 "set it, or protocol to any"
             )
-        for name, value in PUBLISHED_RULES:
-            if getattr(self.rules, name) != value:
-                raise ValueError(
-                    f"rules.{name} {getattr(self.rules, name)}: the protocol geneval has {value}; set it, or protocol to any"
-                )
+        published = [("rules", name, value) for name, value in PUBLISHED_RULES]
+        published += [("detector", name, value) for name, value in _PUBLISHED_DETECTOR.items()]
+        for part, name, value in published:
+            given = getattr(getattr(self, part), name)
+            if given != value:
+                raise ValueError(f"{part}.{name} {given}: the protocol geneval has {value}; set it, or protocol to any")
         return self
 
 

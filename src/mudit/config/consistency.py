@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from mudit.config.benchmarks import check_benchmarks
 from mudit.config.models import MMDiTSection, PixArtSection, UViTSection
 from mudit.config.published import check_published
+from mudit.sizes import KEPT_IMAGES, SCORE_SPLITS
 
 if TYPE_CHECKING:
     from mudit.config.schema import Experiment
@@ -22,6 +24,7 @@ _NEEDS: dict[str, tuple[str, ...]] = {
     "evaluate": ("sample",),
 }
 _PROTOCOLS = {"fid-50k": 50_000, "fid-30k": 30_000}  # images
+_NEIGHBOURS = 3  # of precision and recall, as published
 _INCEPTION = "inception-v3-compat"
 
 
@@ -34,6 +37,7 @@ def check_fits(experiment: Experiment) -> None:
     _check_features(experiment)
     _check_arms(experiment)
     _check_protocol(experiment)
+    _check_counts(experiment)
     check_benchmarks(experiment)
     check_published(experiment)
 
@@ -86,6 +90,38 @@ def _check_protocol(experiment: Experiment) -> None:
             f"evaluate.extractor: {section.extractor}, but evaluate.protocol {section.protocol} is of {_INCEPTION}; take that, or "
             "set the protocol to any"
         )
+    if section.neighbours != _NEIGHBOURS:
+        raise ValueError(
+            f"evaluate.neighbours: {section.neighbours}, but published precision and recall are of {_NEIGHBOURS}; take that, or "
+            "set evaluate.protocol to any"
+        )
+    reference = section.reference
+    fewest = math.inf if section.protocol == "fid-50k" else wanted  # FID-50K compares with a whole training set
+    if reference.kind == "data" and reference.images is not None and reference.images < fewest:
+        least = "all training images, null, or a published file" if fewest == math.inf else f"{fewest} or more"
+        raise ValueError(
+            f"evaluate.reference.images: {reference.images}, but evaluate.protocol {section.protocol} compares with {least}; set "
+            "that, or the protocol to any"
+        )
+
+
+def _check_counts(experiment: Experiment) -> None:
+    """Every figure has the images that it needs. What only the data tell is checked when they are there."""
+    if not experiment.has("sample", "evaluate"):
+        return
+    section, held_out = experiment.evaluate, experiment.data.validation_images
+    counts = {"sample.images": experiment.sample.images, "data.validation_images": min(held_out, KEPT_IMAGES)}
+    for where, count in counts.items():
+        if count < SCORE_SPLITS:
+            raise ValueError(f"{where}: {count}, but the inception score needs {SCORE_SPLITS} or more; raise it")
+    if section.reference.kind == "data":
+        images = section.reference.images
+        counts["the kept reference images"] = KEPT_IMAGES if images is None else min(images, KEPT_IMAGES)
+    where = min(counts, key=counts.__getitem__)
+    if section.kid_subset_size > counts[where]:
+        raise ValueError(f"evaluate.kid_subset_size: {section.kid_subset_size}, but {where}: {counts[where]}; lower it")
+    if section.neighbours >= counts[where]:
+        raise ValueError(f"evaluate.neighbours: {section.neighbours}, but {where}: {counts[where]}; lower it")
 
 
 def _check_objective(experiment: Experiment) -> None:

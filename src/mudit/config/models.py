@@ -9,6 +9,8 @@ from pydantic.json_schema import SkipJsonSchema
 
 from mudit.config.base import Count, PositiveInt, Section
 
+CALLABLE = r"^\w+(\.\w+)*:\w+(\.\w+)*$"  # `package.module:name`, as `import` spells it
+
 
 class ModelSection(Section):
     """What every family has."""
@@ -124,7 +126,7 @@ class ExternalSection(ModelSection):
 
     family: Literal["external"] = Field(description="architecture")
     factory: str = Field(
-        pattern=r"^[\w.]+:[\w.]+$",
+        pattern=CALLABLE,
         description="`package.module:callable`, from the working directory or an installed package; called with the width and "
         "`options` by name, returns a `torch.nn.Module`",
     )
@@ -132,7 +134,7 @@ class ExternalSection(ModelSection):
     width_unit: PositiveInt = Field(description="channels per unit of that argument: 1 for channels, head_dim for heads")
     options: dict[str, Any] = Field(description="further keyword arguments of the factory; {} for none")
     call: str | None = Field(
-        pattern=r"^[\w.]+:[\w.]+$",
+        pattern=CALLABLE,
         description="`package.module:callable` with (model, x, t, condition) -> output; null: the model is called so itself",
     )
     num_classes: PositiveInt | None = Field(description="classes, without the null class of guidance; null for captions")
@@ -155,6 +157,9 @@ class ExternalSection(ModelSection):
             raise ValueError("pooled_dim: belongs to captions, and the model is conditioned on labels; set it to null")
         if self.head_dim % self.width_unit:
             raise ValueError(f"width_unit: {self.width_unit} does not divide head_dim {self.head_dim}; make one fit the other")
+        inner = self.options.get("attention_head_dim", self.head_dim)  # the name that diffusers' transformers give it
+        if isinstance(inner, int) and inner != self.head_dim:
+            raise ValueError(f"options: attention_head_dim {inner} is not model.head_dim {self.head_dim}; make them equal")
         if self.width_argument in self.options:
             raise ValueError(f"options: {self.width_argument!r} is model.width_argument, set by the width; leave it out")
         return self

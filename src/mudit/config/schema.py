@@ -204,7 +204,8 @@ class EvaluateSection(Section):
     weights: str | None = Field(description="file of the published Inception weights; null: from torch's download folder")
     reference: AnyReference = Field(description="the real images")
     protocol: Literal["fid-50k", "fid-30k", "any"] = Field(
-        description="number of images that sample.images must have, and Inception as the extractor; `any`: not a published protocol"
+        description="number of images that sample.images must have, Inception as the extractor, 3 neighbours and a reference of "
+        "the protocol's size (`fid-50k`: a file or all training images); `any`: not a published protocol"
     )
     kid_subsets: PositiveInt = Field(description="subsets of the kernel distance")
     kid_subset_size: PositiveInt = Field(description="images in one subset")

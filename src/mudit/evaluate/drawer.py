@@ -28,7 +28,7 @@ from mudit.models.pixart import PixArt
 from mudit.train.device import compute_device, matmul_precision
 from mudit.train.parallel import compile_blocks
 
-COMPARED = 16  # images that are drawn in float32, too
+COMPARED = 16  # images of a set that are drawn in float32, too; all of a smaller one
 
 
 class NetworkDrawer:
@@ -65,11 +65,14 @@ class NetworkDrawer:
         seeds_B2 = torch.stack([torch.full_like(numbers_B, seed), numbers_B], dim=1)
         return Samples(images_BCHW, prompt.labels_B, seeds_B2, finite_B, prompt.captions_B, prompt.subjects_B)
 
-    def measured(self) -> dict[str, Any]:
-        """`precision_difference` of bf16 against float32: latents in units of what the network sees, pixels of 0 to 255."""
+    def measured(self, count: int) -> dict[str, Any]:
+        """`precision_difference` of bf16 against float32: latents in units of what the network sees, pixels of 0 to 255.
+
+        count: images of the set, of which the first are compared.
+        """
         if self._sample.precision != "bf16":
             return {}
-        numbers_B = torch.arange(COMPARED)
+        numbers_B = torch.arange(min(COMPARED, count))
         prompt = self._prompts.of(numbers_B)
         both = [self._latents(self._network, numbers_B, prompt)]
         del self._network  # one of them at a time

@@ -34,14 +34,13 @@ from mudit.evaluate.pieces import Piece, Pieces
 from mudit.evaluate.reference import IDENTITY_FILE, Real, feature_tensors, features_of
 from mudit.evaluate.reference_file import ReferenceFile
 from mudit.interrupt import Interrupt
+from mudit.sizes import KEPT_IMAGES, MOMENT_IMAGES
 from mudit.sweep.crew import Crew
 from mudit.train.device import compute_device, matmul_precision
 
 if TYPE_CHECKING:
     from mudit.stages import Job
 
-KEPT = 10_000  # reference images whose features are kept, and held-out ones: as many as the ADM evaluator's file has
-_MOMENT_IMAGES = 16_384  # of one piece of the reference: its scatters have 67 MB, whatever the number
 _HELD_OUT_IMAGES = 2_048
 _BATCH = 250  # images decoded and embedded at a time
 _LAYERS = ("", "spatial_")
@@ -74,7 +73,7 @@ def run(job: Job) -> dict[str, Any]:
         store.verify(crew.world.rank, crew.world.size)
         file = ReferenceFile(Path(section.reference.path), section.reference.sha256) if section.reference.kind == "file" else None
         reference = file or StoreImages(store, "train", _wanted_images(section, store))
-        held_out = StoreImages(store, "validation", min(KEPT, len(store.split("validation"))))
+        held_out = StoreImages(store, "validation", min(KEPT_IMAGES, len(store.split("validation"))))
         trained = job.state / WEIGHTS_FILE
         if kind.trained and crew.world.main and not trained.is_file():
             job.state.mkdir(parents=True, exist_ok=True)
@@ -83,9 +82,9 @@ def run(job: Job) -> dict[str, Any]:
         extractor = load_extractor(section.extractor, job.state, section.weights)
         if file is not None:
             _check_statistics(file, extractor)
-        described = _describe(section, store, file, reference.count)
+        described = _describe(store, file, reference.count)
         pieces = Pieces(job.state / "features")
-        pieces.begin({"weights": extractor.sha256, "reference": described, "pieces": [_MOMENT_IMAGES, _HELD_OUT_IMAGES]}, crew)
+        pieces.begin({"weights": extractor.sha256, "reference": described, "pieces": [MOMENT_IMAGES, _HELD_OUT_IMAGES]}, crew)
         work = _Work(extractor, reference, held_out, with_moments=file is None)
         pieces.make(work.pieces, crew, "extractor")
     if not crew.world.main:
@@ -106,7 +105,7 @@ def run(job: Job) -> dict[str, Any]:
     }
     (job.out / IDENTITY_FILE).write_text(json.dumps(identity, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     shutil.rmtree(job.state)
-    return {**identity, "flops": 0, "device": extractor.device}
+    return {**identity, "flops": None, "device": extractor.device}
 
 
 class StoreImages:
@@ -145,9 +144,9 @@ class _Work:
     def __init__(self, extractor: Extractor, reference: _Reference, held_out: StoreImages, with_moments: bool) -> None:
         self._extractor, self._reference, self._held_out = extractor, reference, held_out
         self._with_moments = with_moments
-        kept = min(KEPT, reference.count)
+        kept = min(KEPT_IMAGES, reference.count)
         self._kept_N = torch.arange(kept) * reference.count // kept if with_moments else torch.arange(reference.count)
-        self._reference_ranges = _ranges(reference.count, _MOMENT_IMAGES if with_moments else _HELD_OUT_IMAGES)
+        self._reference_ranges = _ranges(reference.count, MOMENT_IMAGES if with_moments else _HELD_OUT_IMAGES)
         self._held_out_ranges = _ranges(held_out.count, _HELD_OUT_IMAGES)
 
     @property
@@ -236,7 +235,7 @@ def _wanted_images(section: EvaluateSection, store: LatentStore) -> int:
     return wanted
 
 
-def _describe(section: EvaluateSection, store: LatentStore, file: ReferenceFile | None, count: int) -> dict[str, Any]:
+def _describe(store: LatentStore, file: ReferenceFile | None, count: int) -> dict[str, Any]:
     """Which real images generated ones are compared with, for every record."""
     if file is not None:
         return {"kind": "file", "file": file.path.name, "sha256": file.sha256, "n": None, "kept": count}
@@ -245,7 +244,7 @@ def _describe(section: EvaluateSection, store: LatentStore, file: ReferenceFile 
         "kind": "data",
         "split": "train",
         "n": count,
-        "kept": min(KEPT, count),
+        "kept": min(KEPT_IMAGES, count),
         "images": "pixels" if store.info.encoder["name"] == "identity" else "decoded posterior means",
         "sha256": hashlib.sha256(shards.encode()).hexdigest(),
     }

@@ -29,9 +29,9 @@ from torch_fidelity import FeatureExtractorBase, register_feature_extractor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from mudit.data.format import sha256_file
 from mudit.errors import ConfigError, DataError
 from mudit.evaluate.digits_cnn import FEATURES, DigitsCNN
+from mudit.files import sha256_file
 from mudit.train.device import compute_device, matmul_precision
 
 SPATIAL = "spatial"  # our name of the layer, for every extractor

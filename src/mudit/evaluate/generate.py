@@ -9,8 +9,6 @@ Shapes: B batch, C channels, H W height and width in pixels.
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from mudit.data.format import sha256_file
 from mudit.distributed import barrier, broadcast, gather
 from mudit.evaluate.samples import (
     Samples,
@@ -31,11 +28,9 @@ from mudit.evaluate.samples import (
     shard_name,
     write_set,
 )
-from mudit.files import link_or_copy
+from mudit.files import link_or_copy, sha256_file, start_or_resume
 from mudit.logs import Progress, progress
 from mudit.sweep.crew import Crew
-
-PLAN_FILE = "plan.json"
 
 
 class Drawer(Protocol):
@@ -48,8 +43,11 @@ class Drawer(Protocol):
         """The images with these numbers, int64 [B]. They depend on nothing else, but for rounding on how many there are."""
         ...
 
-    def measured(self) -> dict[str, Any]:
-        """What there is to say of the drawing itself, for `sample.json`. One process asks, when all images are there."""
+    def measured(self, count: int) -> dict[str, Any]:
+        """What there is to say of the drawing itself, for `sample.json`, of a set of `count` images.
+
+        One process asks, when all images are there.
+        """
         ...
 
 
@@ -80,7 +78,7 @@ def generate(
     plan = _Plan(state, count, drawer.batch_size, images_per_shard(drawer.batch_size, drawer.image_bytes))
     if crew.world.main:
         out.mkdir(parents=True, exist_ok=True)
-        _start_or_resume(state, {**settings, "images": count, "batch_size": drawer.batch_size})
+        start_or_resume(state, {**settings, "images": count, "batch_size": drawer.batch_size})
     barrier()
     mine = plan.batches[crew.world.rank :: crew.world.size]
     with progress(sum(map(len, mine)), name) as bar:
@@ -91,7 +89,7 @@ def generate(
     if crew.world.main:
         for number in plan.shards:
             link_or_copy(plan.shard_file(number), out / shard_name(number))
-        write_set(out, [made[number] for number in plan.shards], {**settings, "images": count, **drawer.measured()}, texts)
+        write_set(out, [made[number] for number in plan.shards], {**settings, "images": count, **drawer.measured(count)}, texts)
     return broadcast(Summary(count, _not_finite(out)) if crew.world.main else Summary(0, 0))
 
 
@@ -150,13 +148,3 @@ class _Plan:
 
 def _not_finite(folder: Path) -> int:
     return int((~SampleSet(folder).finite_N).sum())
-
-
-def _start_or_resume(state: Path, plan: dict[str, Any]) -> None:
-    """Keeps finished batches only if they belong to the same plan."""
-    text, path = json.dumps(plan, sort_keys=True), state / PLAN_FILE
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
-        return
-    shutil.rmtree(state, ignore_errors=True)
-    state.mkdir(parents=True)
-    path.write_text(text, encoding="utf-8")

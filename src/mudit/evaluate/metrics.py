@@ -21,9 +21,9 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 from mudit.config.schema import EvaluateSection
 from mudit.errors import ConfigError
 from mudit.evaluate.frechet import Gaussian
+from mudit.sizes import SCORE_SPLITS
 
 KID_SEED = 2020  # torch-fidelity's own default: which images form the subsets
-SCORE_SPLITS = 10  # of the inception score, in the order of the images; 5,000 images each of 50,000, as published
 _ROWS = 2048  # images whose distances to all others are in memory at a time
 _PASS_THROUGH = "mudit-features"
 

@@ -5,8 +5,7 @@ What a piece holds depends on neither the number of processes nor on which of th
 
 from __future__ import annotations
 
-import json
-import shutil
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +15,9 @@ from torch import Tensor
 
 from mudit.data.tensors import save_tensors
 from mudit.distributed import barrier
+from mudit.files import start_or_resume
 from mudit.logs import progress
 from mudit.sweep.crew import Crew
-
-_PLAN_FILE = "plan.json"
 
 
 class Piece(NamedTuple):
@@ -39,11 +37,7 @@ class Pieces:
     def begin(self, plan: dict[str, Any], crew: Crew) -> None:
         """Keep what is there only if it was made under the same plan (JSON values). Called by all processes together."""
         if crew.world.main:
-            text, path = json.dumps(plan, sort_keys=True), self._folder / _PLAN_FILE
-            if not path.is_file() or path.read_text(encoding="utf-8") != text:
-                shutil.rmtree(self._folder, ignore_errors=True)
-                self._folder.mkdir(parents=True)
-                path.write_text(text, encoding="utf-8")
+            start_or_resume(self._folder, plan)
         barrier()
 
     def make(self, pieces: Sequence[Piece], crew: Crew, what: str) -> None:
@@ -58,7 +52,9 @@ class Pieces:
                     if crew.asked:
                         finished = False
                         break
+                    started = time.monotonic()
                     save_tensors(piece.make(), self.path(piece.name))
+                    crew.takes(time.monotonic() - started)
                 bar.advance(piece.images)
             crew.meet(unfinished=not finished, waiting=lambda: None)
 

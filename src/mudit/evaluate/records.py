@@ -21,17 +21,17 @@ from torch import Tensor
 from mudit.config.schema import EvaluateSection
 from mudit.errors import ConfigError
 from mudit.evaluate.extractors import SPATIAL_CHANNELS, Features
-from mudit.evaluate.frechet import Gaussian, Reference, leave_group_out
+from mudit.evaluate.frechet import Estimate, Gaussian, Reference, estimate
 from mudit.evaluate.intervals import jackknife, student, wilson
 from mudit.evaluate.metrics import (
     KID_SEED,
-    SCORE_SPLITS,
     frechet_distance,
     inception_score,
     kernel_distance,
     neighbour_metrics,
 )
 from mudit.evaluate.reference import Real
+from mudit.sizes import SCORE_SPLITS
 
 FRECHET, SPATIAL_FRECHET, SCORE = "frechet_distance", "spatial_frechet_distance", "inception_score"
 KERNEL, PRECISION, RECALL = "kernel_distance", "precision", "recall"
@@ -39,6 +39,7 @@ DISTRIBUTION_METRICS = (FRECHET, SPATIAL_FRECHET, SCORE, KERNEL, PRECISION, RECA
 ACCURACY = "conditional_accuracy"
 JACKKNIFE_GROUPS = 20
 _JACKKNIFE = f"delete-a-group jackknife over generated images, {JACKKNIFE_GROUPS} groups, reference fixed"
+_FIRST_ORDER = f"{_JACKKNIFE}, distances without a group to first order"
 
 Record = dict[str, Any]
 
@@ -59,14 +60,14 @@ class Judge:
     def distribution_records(self, features: Features) -> list[Record]:
         """One record per name in `DISTRIBUTION_METRICS`. Raises ConfigError if the settings ask for more images than there are."""
         matched = min(features.images, self._real.held_out.images)
-        whole = self._figures(features)
-        prefix = whole if matched == features.images else self._figures(features.first(matched))
+        pooled = estimate(features.features_ND.numpy(), self._reference, JACKKNIFE_GROUPS)
+        spatial = estimate(features.spatial_NS.numpy(), self._spatial, JACKKNIFE_GROUPS)
+        whole = self._figures(features, pooled.gaussian, spatial.distance)
+        prefix = whole if matched == features.images else self._plain_figures(features.first(matched))
         floor = self._floor(matched)
         details = {
-            FRECHET: self._frechet_details(whole[FRECHET], features.features_ND, self._reference)
-            | {"second_opinion": self._reference.distance(features.features_ND.numpy())},
-            SPATIAL_FRECHET: self._frechet_details(whole[SPATIAL_FRECHET], features.spatial_NS, self._spatial)
-            | {"channels": SPATIAL_CHANNELS},
+            FRECHET: frechet_details(whole[FRECHET], pooled) | {"second_opinion": pooled.distance},
+            SPATIAL_FRECHET: frechet_details(whole[SPATIAL_FRECHET], spatial) | {"channels": SPATIAL_CHANNELS},
             SCORE: _score_details(whole[SCORE], whole["inception_score_std"]),
             KERNEL: _kernel_details(whole["kernel_distance_std"], self._section),
             PRECISION: _share_details(whole[PRECISION], features.images, "generated images") | self._neighbours,
@@ -127,24 +128,30 @@ class Judge:
 
     def _floor(self, count: int) -> dict[str, float]:
         if count not in self._floors:
-            self._floors[count] = self._figures(self._real.held_out.first(count))
+            self._floors[count] = self._plain_figures(self._real.held_out.first(count))
         return self._floors[count]
 
-    def _figures(self, features: Features) -> dict[str, float]:
+    def _plain_figures(self, features: Features) -> dict[str, float]:
+        """Of a set whose figures have no intervals."""
+        spatial_distance = self._spatial.distance(features.spatial_NS.numpy())
+        return self._figures(features, Gaussian.of(features.features_ND.numpy()), spatial_distance)
+
+    def _figures(self, features: Features, pooled: Gaussian, spatial_distance: float) -> dict[str, float]:
         """Every figure of one set, generated or real."""
         score, std = inception_score(features.logits_NK)
         return {
-            FRECHET: frechet_distance(Gaussian.of(features.features_ND.numpy()), self._real.gaussian),
-            SPATIAL_FRECHET: self._spatial.distance(features.spatial_NS.numpy()),
+            FRECHET: frechet_distance(pooled, self._real.gaussian),
+            SPATIAL_FRECHET: spatial_distance,
             SCORE: score,
             "inception_score_std": std,
             **neighbour_metrics(features.features_ND, self._real.kept_ND, self._section),
         }
 
-    @staticmethod
-    def _frechet_details(value: float, features_ND: Tensor, reference: Reference) -> Record:
-        without_group = leave_group_out(features_ND.numpy(), reference, JACKKNIFE_GROUPS)
-        return {"interval": jackknife(value, without_group), "interval_method": _JACKKNIFE}
+
+def frechet_details(value: float, found: Estimate) -> Record:
+    """Interval of a Fréchet distance, and how it was found."""
+    method = _FIRST_ORDER if found.first_order else _JACKKNIFE
+    return {"interval": jackknife(value, found.without_group), "interval_method": method}
 
 
 def class_metric(class_name: str) -> str:

@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mudit.data.format import sha256_file
 from mudit.errors import DataError
 from mudit.evaluate.frechet import Gaussian
+from mudit.files import sha256_file
 
 IMAGES = "arr_0"
 _STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")

@@ -17,6 +17,7 @@ Shapes: N images of a set, n of one shard, B of one batch, C channels, H W heigh
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -27,17 +28,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mudit.data.format import sha256_file
 from mudit.data.tensors import save_tensors
 from mudit.errors import DataError
 from mudit.evaluate.sheets import caption_sheet, class_sheet, first_of_classes
+from mudit.files import sha256_file
+from mudit.sizes import SHARD_BYTES
 
 SETTINGS_FILE = "sample.json"
 CAPTIONS_FILE = "captions.json"
 GRID_FILE = "grid.png"
 FINAL = "final"
-
-SHARD_BYTES = 2048 * 3 * 256 * 256  # of images
 
 _SHOWN = 24  # images with captions in the picture
 _AGAIN = "make the samples again"
@@ -137,6 +137,11 @@ class SampleSet:
         """Optimizer steps behind the weights; None for a checkpoint from elsewhere that does not say."""
         step: int | None = self.settings.get("step")
         return step
+
+    @property
+    def images_sha256(self) -> str:
+        """One checksum of all images: SHA-256 of those of the shards, hexadecimal, one after another."""
+        return hashlib.sha256("".join(shard.sha256 for shard in self._shards).encode()).hexdigest()
 
     @property
     def shards(self) -> int:

@@ -24,11 +24,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mudit.data.format import sha256_file
 from mudit.data.reader import LatentSplit
 from mudit.errors import DataError
 from mudit.evaluate.extractors import Extractor, load_extractor
 from mudit.evaluate.threads import one_thread
+from mudit.files import sha256_file
 
 WEIGHTS_FILE = "scorer.safetensors"
 RESULT_FILE = "scorer.json"

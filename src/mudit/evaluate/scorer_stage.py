@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mudit.data.format import SPLITS, sha256_file
+from mudit.data.format import SPLITS
 from mudit.data.reader import LatentStore
 from mudit.data.tensors import save_tensors
 from mudit.errors import DataError
@@ -25,6 +25,7 @@ from mudit.evaluate.retrieval import recalls
 from mudit.evaluate.scorer import HELD_OUT_FILE, RESULT_FILE, WEIGHTS_FILE, HeldOut, LinearScorer, pooled_text
 from mudit.evaluate.scorer_training import fit_heads
 from mudit.evaluate.threads import one_thread
+from mudit.files import sha256_file
 
 if TYPE_CHECKING:
     from mudit.stages import Job
@@ -67,7 +68,7 @@ def run(job: Job) -> dict[str, Any]:
     }
     (job.out / RESULT_FILE).write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     reached = {name: found and found["value"] for name, found in shares.items()}
-    return {**reached, "images": result["images"], "flops": 0, "device": encoder.device}
+    return {**reached, "images": result["images"], "flops": None, "device": encoder.device}
 
 
 def _retrieval(reference: HeldOut, composition: Composition, class_names: list[str]) -> dict[str, Any]:

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mudit.config.published import sampled_weights
-from mudit.data.format import sha256_file
 from mudit.data.reader import LatentStore
 from mudit.evaluate.intervals import CONFIDENCE
 from mudit.evaluate.prompts import Prompts
 from mudit.evaluate.samples import SampleSet
 from mudit.provenance.source import environment
-from mudit.train.weights import weight_files
+from mudit.train.weights import files_sha256, weight_files
 
 if TYPE_CHECKING:
     from mudit.config.schema import Experiment
@@ -40,7 +39,7 @@ def image_settings(
         "prompts": prompts.identity,
         "class_names": store.info.class_names,
         "decoder": store.info.encoder,
-        "weights": {"file": " ".join(file.name for file in files), "sha256": " ".join(map(sha256_file, files))},
+        "weights": {"file": " ".join(file.name for file in files), "sha256": files_sha256(files)},
         "model": json.loads((weights / "model.json").read_text(encoding="utf-8")),
         "target": target,
         "diffusion": config.diffusion.model_dump(mode="json"),
@@ -63,8 +62,9 @@ def record_context(config: Experiment, samples: SampleSet) -> dict[str, Any]:
 
 
 def sampling_context(samples: SampleSet, protocol: str) -> dict[str, Any]:
-    """What every record of images says of how they were drawn and judged."""
+    """What every record of images says of which they are, and how they were drawn and judged."""
     return {
+        "images_sha256": samples.images_sha256,
         "sampling": {name: samples.settings[name] for name in _SAMPLING if name in samples.settings},
         "protocol": protocol,
         "confidence": CONFIDENCE,

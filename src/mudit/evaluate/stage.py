@@ -70,7 +70,7 @@ def run(job: Job) -> dict[str, Any]:
     text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
     (job.out / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
     shutil.rmtree(job.state)
-    return {**{record["metric"]: record["value"] for record in final}, "flops": 0, "device": extractor.device}
+    return {**{record["metric"]: record["value"] for record in final}, "flops": None, "device": extractor.device}
 
 
 def _pieces(job: Job, store: LatentStore, sets: list[SampleSet], extractor: Extractor, scorer: Scorer | None) -> list[Piece]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from mudit.benchmark import prompts_stage, stage
+from mudit.benchmark import fid_clip, geneval_figures, prompts_stage, stage
 from mudit.benchmark.clip import ClipScorer
 from mudit.benchmark.prompt_store import PromptStore
 from mudit.data.text import CaptionEncoder
@@ -23,6 +23,7 @@ from mudit.errors import DataError
 from mudit.evaluate.reference import open_extractor
 from mudit.evaluate.samples import SampleSet
 from mudit.interrupt import Interrupted
+from mudit.models.flops import inference_flops
 from mudit.scoped import scoped
 from mudit.stages import STAGES, parse
 
@@ -108,7 +109,7 @@ def test_every_record_says_how_it_was_made(finished):
     for name, judges in (("coco", {"frechet_distance": "extractor", "clip_score": "clip"}), ("geneval", {"geneval": "judge"})):
         for record in records(finished[name]).values():
             told = {"run", "step", "benchmark", "protocol", "weights", "target", "seeds", "container", "sampling", "confidence"}
-            assert told | {"n", "value", "interval", "interval_method"} <= record.keys()
+            assert told | {"images_sha256", "n", "value", "interval", "interval_method"} <= record.keys()
             assert record["run"] == world.RUN and record["benchmark"] == name
             assert {"sampler", "steps", "guidance", "seed", "prompts"} <= record["sampling"].keys()
             assert len(record["sampling"]["prompts"]["items_sha256"]) == 64
@@ -117,6 +118,38 @@ def test_every_record_says_how_it_was_made(finished):
             )
         for metric, judge in judges.items():
             assert "sha256" in json.dumps(records(finished[name])[metric][judge])
+
+
+def test_snapshots_are_drawn_and_scored_like_the_last_weights(experiment, project, finished, tmp_path, monkeypatch):
+    """Networks and references are loaded once; the figures of the last weights are those of a run without snapshots."""
+    train = tmp_path / "train"
+    world.write_target(train, experiment)
+    world.write_target(train / "snapshots/step-0000000004", experiment, scale=0.5)
+    opened = []
+    for module, name in ((fid_clip, "ClipScorer"), (geneval_figures, "Mask2Former"), (fid_clip, "open_extractor")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, real=real, name=name: (opened.append(name), real(*args))[1])
+    for name in experiment.benchmarks:
+        job = world.job(experiment, f"benchmark/{world.RUN}_{name}", project, tmp_path / name)
+        job.inputs[f"train/{world.RUN}"] = train
+        summary, alone = stage.run(job), json.loads((finished[name] / "metrics.json").read_text())
+        found = json.loads((job.out / "metrics.json").read_text())
+        assert alone["snapshots"] == [] and found["records"] == alone["records"]
+        early = {record["metric"]: record for record in found["snapshots"]}
+        assert early.keys() == records(job.out).keys()
+        assert all((record["set"], record["step"]) == ("step-0000000004", 4) for record in early.values())
+        assert {record["images_sha256"] for record in early.values()} == {SampleSet(job.out / "step-0000000004").images_sha256}
+        assert {record["images_sha256"] for record in found["records"]}.isdisjoint(
+            record["images_sha256"] for record in found["snapshots"]
+        )
+        assert (summary["sets"], summary["flops"]) == (2, 2 * flops_of_one(experiment, job, summary))
+    assert sorted(opened) == ["ClipScorer", "Mask2Former", "open_extractor"]
+    assert len(json.loads((tmp_path / "geneval/verdicts-step-0000000004.json").read_text())) == 12
+
+
+def flops_of_one(experiment, job, summary):
+    """Of one set of images."""
+    return inference_flops(experiment.model, world.WIDTH, summary["images"] * experiment.sample.steps * 2)
 
 
 class Stopping:

@@ -39,6 +39,8 @@ def with_change(raw: dict[str, Any], path: str, value: Any) -> Experiment:
         ("benchmarks.geneval.images_per_prompt", 1, "images_per_prompt 1: the protocol geneval has 4"),
         ("benchmarks.geneval.rules.threshold", 0.5, r"rules\.threshold 0\.5: the protocol geneval has 0\.3"),
         ("benchmarks.geneval.rules.position_slack", 0.0, r"rules\.position_slack 0\.0: the protocol geneval has 0\.1"),
+        ("benchmarks.geneval.detector.short_side", 80, r"detector\.short_side 80: the protocol geneval has 800"),
+        ("benchmarks.geneval.detector.detections", 50, r"detector\.detections 50: the protocol geneval has 100"),
         ("sample", None, "evaluate: needs a section sample|benchmarks: images are drawn as section sample says"),
         ("evaluate", None, r"benchmarks\.coco: its distance uses the extractor of section evaluate; add it"),
     ],
@@ -56,7 +58,7 @@ def test_another_extractor_is_no_fid_30k(raw):
 
 
 @pytest.mark.parametrize(
-    ("path", "value"), [("coco.images", 10_000), ("geneval.images_per_prompt", 1), ("geneval.rules.threshold", 0.5)]
+    ("path", "value"), [("coco.images", 10_000), ("geneval.images_per_prompt", 1), ("geneval.detector.long_side", 900)]
 )
 def test_any_other_numbers_may_be_asked_for(raw, path, value):
     asked = json.loads(json.dumps(raw))

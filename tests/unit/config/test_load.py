@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mudit.config.load import load, read
+from mudit.config.schema import Experiment
 from mudit.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[3]
@@ -140,6 +142,44 @@ def test_a_published_protocol_is_of_its_images_and_of_inception() -> None:
         ValueError, match=r"efficientnet-lite0, but evaluate\.protocol fid-30k is of inception-v3-compat; take that, or set"
     ):
         type(paper["pixart-sa1b"]).model_validate(raw | {"evaluate": raw["evaluate"] | {"extractor": "efficientnet-lite0"}})
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("dit-imagenet", {"reference": {"kind": "data", "images": 100}}, r"reference\.images: 100, .* all training images, null,"),
+        ("dit-imagenet", {"neighbours": 30}, r"evaluate\.neighbours: 30, but published precision and recall are of 3; take that"),
+        ("pixart-sa1b", {"reference": {"kind": "data", "images": 100}}, r"images: 100, .* fid-30k compares with 30000 or more"),
+    ],
+)
+def test_a_published_protocol_is_of_its_reference_and_neighbours(name: str, changes: dict[str, Any], message: str) -> None:
+    raw = load(REPOSITORY / "config.yaml").experiments[name].model_dump(mode="json")
+    raw = {name: section for name, section in raw.items() if section is not None}
+    whole = {"evaluate": raw["evaluate"] | {"reference": {"kind": "data", "images": None}}}
+    assert Experiment.model_validate(raw | whole)
+    with pytest.raises(ValueError, match=message):
+        Experiment.model_validate(raw | {"evaluate": raw["evaluate"] | changes})
+    assert Experiment.model_validate(raw | {"evaluate": raw["evaluate"] | changes | {"protocol": "any", "kid_subset_size": 90}})
+
+
+@pytest.mark.parametrize(
+    ("section", "changes", "message"),
+    [
+        ("sample", {"images": 9}, r"sample\.images: 9, but the inception score needs 10 or more; raise it"),
+        ("sample", {"images": 19}, r"evaluate\.kid_subset_size: 20, but sample\.images: 19; lower it"),
+        ("data", {"validation_images": 19}, r"evaluate\.kid_subset_size: 20, but data\.validation_images: 19; lower it"),
+        ("evaluate", {"kid_subset_size": 2000}, r"evaluate\.kid_subset_size: 2000, but sample\.images: 60; lower it"),
+        ("evaluate", {"neighbours": 60}, r"evaluate\.neighbours: 60, but sample\.images: 60; lower it"),
+        ("evaluate", {"reference": {"kind": "data", "images": 15}}, r"size: 20, but the kept reference images: 15; lower it"),
+    ],
+)
+def test_figures_that_need_more_images_than_there_are_are_refused_at_once(
+    section: str, changes: dict[str, Any], message: str
+) -> None:
+    raw = load(REPOSITORY / "tests/smoke/config.yaml").experiments["smoke"].model_dump(mode="json")
+    raw = {name: section for name, section in raw.items() if section is not None}
+    with pytest.raises(ValueError, match=message):
+        Experiment.model_validate(raw | {section: raw[section] | changes})
 
 
 def test_missing_file(tmp_path: Path) -> None:

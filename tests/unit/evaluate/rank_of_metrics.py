@@ -23,7 +23,7 @@ MOMENT_IMAGES, HELD_OUT_IMAGES = 400, 100
 def main() -> None:
     jobs, *kill_at = sys.argv[1:]
     torch.set_num_threads(1)
-    extractor_stage._MOMENT_IMAGES, extractor_stage._HELD_OUT_IMAGES = MOMENT_IMAGES, HELD_OUT_IMAGES
+    extractor_stage.MOMENT_IMAGES, extractor_stage._HELD_OUT_IMAGES = MOMENT_IMAGES, HELD_OUT_IMAGES
     with joined() as world:
         if kill_at and world.main:
             _kill_after(int(kill_at[0]))

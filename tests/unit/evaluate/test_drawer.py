@@ -51,8 +51,14 @@ def test_bf16_is_autocast_and_says_how_far_it_is_from_fp32(digits, make_job, sto
 
 
 def test_a_run_that_left_the_number_range_has_no_difference(digits, store, diverged_target):
-    measured = drawer_of(changed(digits, precision="bf16"), store, diverged_target).measured()["precision_difference"]
+    measured = drawer_of(changed(digits, precision="bf16"), store, diverged_target).measured(23)["precision_difference"]
     assert measured["images"] == 0 and measured["latents"] == {"max": None, "mean": None, "std": None}
+
+
+def test_a_set_of_few_images_is_compared_whole(digits, store, target):
+    """A benchmark's prompts end with its images; there may be fewer than are compared otherwise."""
+    few = drawer_of(changed(digits, precision="bf16"), store, target).measured(3)["precision_difference"]
+    assert few["images"] == 3 and few["pixels"]["max"] is not None
 
 
 def test_what_a_caption_alone_decides_is_made_once(captioned, text_store, tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ LOSSES = ("validation_loss", "validation_mse", "validation_vb")
 METRICS = (*DISTRIBUTION_METRICS, ACCURACY)
 EVERY_RECORD = {"metric", "value", "n", "run", "set", "step", "weights", "target", "seeds", "container"}
 OF_LOSSES = EVERY_RECORD | {"draws", "seed", "split", "precision"}
-OF_IMAGES = EVERY_RECORD | {"sampling", "protocol", "confidence", "extractor", "reference", "caution", "matched"}
+OF_IMAGES = EVERY_RECORD | {"images_sha256", "sampling", "protocol", "confidence", "extractor", "reference", "caution", "matched"}
 WITH_INTERVAL = OF_IMAGES | {"interval", "interval_method"}
 NEIGHBOURS = {"neighbours", "reference_images", "distances"}
 FIELDS = {
@@ -146,7 +146,9 @@ def test_too_few_images_for_the_subsets(digits, evaluate, target):
 
 def test_snapshots_are_scored_beside_the_last_weights(digits, make_job, two_sets, tmp_path, monkeypatch):
     floors, figures = [], Judge._figures
-    monkeypatch.setattr(Judge, "_figures", lambda self, features: floors.append(features.images) or figures(self, features))
+    monkeypatch.setattr(
+        Judge, "_figures", lambda self, features, *known: floors.append(features.images) or figures(self, features, *known)
+    )
     job = make_job(digits, "evaluate/mup_s0", tmp_path, two_sets)
     summary = stage.run(job)
     result = json.loads((job.out / "metrics.json").read_text())
@@ -196,7 +198,7 @@ def test_any_number_of_processes_and_kills_makes_the_same_metrics(
     digits, make_job, store, extractor, two_sets, tmp_path, monkeypatch
 ):
     """Two real processes, one of which is killed among the real images; then both again, on to the metrics."""
-    monkeypatch.setattr(extractor_stage, "_MOMENT_IMAGES", rank_of_metrics.MOMENT_IMAGES)
+    monkeypatch.setattr(extractor_stage, "MOMENT_IMAGES", rank_of_metrics.MOMENT_IMAGES)
     monkeypatch.setattr(extractor_stage, "_HELD_OUT_IMAGES", rank_of_metrics.HELD_OUT_IMAGES)
     alone, together = ([_untrained(make_job, digits, tmp_path / name, store, extractor)] for name in ("alone", "together"))
     for each, name in ((alone, "alone"), (together, "together")):

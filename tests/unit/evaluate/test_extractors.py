@@ -12,7 +12,6 @@ import torch_fidelity
 from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from mudit.data.format import sha256_file
 from mudit.data.reader import LatentStore
 from mudit.errors import ConfigError, DataError
 from mudit.evaluate import digits_cnn, extractor_stage, extractors
@@ -21,6 +20,7 @@ from mudit.evaluate.extractors import WEIGHTS_FILE, find_kind, load_extractor
 from mudit.evaluate.frechet import Gaussian
 from mudit.evaluate.metrics import frechet_distance, neighbour_metrics
 from mudit.evaluate.reference import Real, load_identity, open_extractor
+from mudit.files import sha256_file
 
 from . import adm
 

@@ -13,7 +13,8 @@ from torch_fidelity.metric_fid import fid_statistics_to_metric
 
 from mudit.config.schema import DataReference, EvaluateSection
 from mudit.errors import ConfigError
-from mudit.evaluate.frechet import Gaussian, Moments, Reference, leave_group_out, merged
+from mudit.evaluate import frechet
+from mudit.evaluate.frechet import Gaussian, Moments, Reference, estimate, leave_group_out, merged
 from mudit.evaluate.intervals import jackknife, student, wilson
 from mudit.evaluate.metrics import frechet_distance, inception_score, neighbour_metrics
 
@@ -178,6 +179,25 @@ def test_leaving_groups_out_of_moments_is_leaving_images_out(dims):
     reference, features_ND = Reference(Gaussian.of(rng.standard_normal((500, dims)))), rng.standard_normal((240, dims)) + 0.1
     images = [reference.distance(np.delete(features_ND, block, axis=0)) for block in np.array_split(np.arange(240), 20)]
     assert leave_group_out(features_ND, reference, 20) == pytest.approx(images, rel=1e-9)
+
+
+@pytest.mark.parametrize(("dims", "count", "scale"), [(40, 400, 1.3), (64, 1600, 1.02)])
+def test_half_widths_to_first_order_are_those_of_exact_distances(monkeypatch, dims, count, scale):
+    """Ten images per dimension, where the expansion begins, and more; spectra fall, as those of real features do."""
+    rng = np.random.default_rng(0)
+    spectrum_D = np.arange(1, dims + 1) ** -0.5
+    reference = Reference(Gaussian.of(rng.standard_normal((5000, dims)) * spectrum_D))
+    features_ND = (scale * rng.standard_normal((count, dims)) + 0.05) * spectrum_D
+    exact = estimate(features_ND, reference, 20)
+    assert not exact.first_order and exact.without_group == leave_group_out(features_ND, reference, 20)
+    monkeypatch.setattr(frechet, "EXACT_DIMENSIONS", dims - 1)
+    first_order = estimate(features_ND, reference, 20)
+    assert first_order.first_order and first_order.distance == pytest.approx(exact.distance, rel=1e-9)
+    halves = [np.ptp(jackknife(each.distance, each.without_group)) for each in (exact, first_order)]
+    assert 0.97 < halves[1] / halves[0] < 1.06
+    fewer = estimate(features_ND[: 10 * dims - 1], reference, 20)
+    assert not fewer.first_order
+    assert fewer.without_group == pytest.approx(leave_group_out(features_ND[: 10 * dims - 1], reference, 20), rel=1e-9)
 
 
 def test_precision_and_recall_of_points_on_a_line():

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 import mudit.evaluate.stage
 from mudit.config.published import PublishedSection
-from mudit.data.format import sha256_file
 from mudit.evaluate import sample_stage
 from mudit.evaluate.prompts import LabelPrompts
+from mudit.files import sha256_file
 from support import changed
 
 from .conftest import drawn, write_target

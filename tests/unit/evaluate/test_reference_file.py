@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from mudit.config.schema import FileReference
-from mudit.data.format import sha256_file
 from mudit.errors import DataError
 from mudit.evaluate import extractor_stage, reference_file, sample_stage, stage
 from mudit.evaluate.extractors import load_extractor
 from mudit.evaluate.frechet import Gaussian
 from mudit.evaluate.reference import Real
 from mudit.evaluate.reference_file import ReferenceFile
+from mudit.files import sha256_file
 
 COUNT, SIDE = 25, 16
 
@@ -90,7 +90,7 @@ def test_absent_and_damaged_files_are_refused_in_one_line(tmp_path):
 
 def test_stages_compare_with_the_file(digits, make_job, store, target, tmp_path, monkeypatch):
     """Moments are the file's, neighbours its images, the floor held-out images of the store; records name it by its checksum."""
-    monkeypatch.setattr(extractor_stage, "KEPT", 23)  # held-out images: as many as are generated
+    monkeypatch.setattr(extractor_stage, "KEPT_IMAGES", 23)  # held-out images: as many as are generated
     extractor = load_extractor("efficientnet-lite0", tmp_path)
     seen = extractor.features([torch.from_numpy(contents()["arr_0"]).permute(0, 3, 1, 2)])
     arrays = contents(features=1280, spatial=343)

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from mudit.data.format import sha256_file
 from mudit.errors import DataError
-from mudit.evaluate import generate, sample_stage
+from mudit.evaluate import sample_stage
 from mudit.evaluate.drawer import NetworkDrawer
 from mudit.evaluate.samples import FINAL, GRID_FILE, open_sets
 from mudit.evaluate.sheets import class_sheet
+from mudit.files import sha256_file, start_or_resume
 from mudit.interrupt import EXIT_CODE
 
 from .conftest import drawn, files_of
@@ -102,7 +102,7 @@ def test_killed_sampling_goes_on_at_the_first_missing_batch(digits, sample, make
 
 def test_other_settings_throw_away_unfinished_batches(digits, make_job, store, target, tmp_path, sample):
     job = make_job(changed(digits, seed=1), "sample/mup_s0", tmp_path / "other", {"data": store, "train/mup_s0": target})
-    generate._start_or_resume(job.state / FINAL, {"other": "plan"})
+    start_or_resume(job.state / FINAL, {"other": "plan"})
     (job.state / FINAL / "images-00000000.safetensors").write_bytes(b"of another plan")
     sample_stage.run(job)
     images = drawn(job.out)[0].images_NCHW
@@ -184,7 +184,7 @@ def launch_job(job, folder):
         "with joined(): sample_stage.run(pickle.load(open(sys.argv[1], 'rb')))"
     )
     (folder / "run.py").write_text(script)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--log-dir={os.devnull}", "--nproc-per-node", "2"]
     with (folder / "log").open("wb") as log:
         command += [str(folder / "run.py"), str(folder / "job.pickle")]
         return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=log, stderr=log)

@@ -35,7 +35,7 @@ class Stub:
         seeds = torch.stack([torch.zeros_like(numbers_B), numbers_B], dim=1)
         return Samples(images, numbers_B % CLASSES, seeds, numbers_B % 4 != 3)
 
-    def measured(self) -> dict[str, int]:
+    def measured(self, count) -> dict[str, int]:
         return {"measured": len(self.drawn)}
 
 
