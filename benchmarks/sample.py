@@ -31,6 +31,7 @@ from mudit.models.condition import TextCondition
 from mudit.models.families import build
 from mudit.parametrization.apply import fold_multipliers, parametrize
 from mudit.parametrization.table import table_for
+from mudit.train.weights import own_tensors
 
 CONFIG = Path(__file__).resolve().parent.parent / "config.yaml"
 SIZES: dict[str, dict[str, Any]] = {
@@ -176,8 +177,7 @@ def _pipeline(
     from mudit.data.encoders import to_uint8
 
     folded = fold_multipliers(copy.deepcopy(model), table_for(section, width, "mup"))
-    tied = dict(folded.named_parameters(remove_duplicate=False)).keys() - dict(folded.named_parameters()).keys()
-    state = {name: tensor for name, tensor in folded.state_dict().items() if name not in tied}
+    state = own_tensors(folded)
     linear = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
     scheduler = DPMSolverMultistepScheduler(**linear)
     count = sample.batch_size

@@ -48,14 +48,14 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 def _make(stage: Stage, experiment: str, key: str, config: Path, force: bool) -> None:
+    from mudit.commands.making import make_artefact
     from mudit.config.load import load
-    from mudit.provenance.execute import make
     from mudit.stages import find
 
     logs.setup(logging.INFO if World.of_environment().main else logging.WARNING)
     loaded = load(config)
     artefact = find(loaded, experiment, stage.name, key)
-    make(artefact, loaded.experiments[experiment], force=force)
+    make_artefact(artefact, loaded.experiments[experiment], force=force)
 
 
 def _stage_command(stage: Stage) -> Callable[..., None]:

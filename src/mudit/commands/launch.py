@@ -23,8 +23,8 @@ def launch(
     """Make one artefact in all its processes. What the rules call."""
     from mudit import containers
     from mudit import launch as launcher
+    from mudit.commands.making import make_artefact
     from mudit.config.load import load
-    from mudit.provenance.execute import make
     from mudit.stages import find, known
 
     logs.setup()
@@ -35,7 +35,7 @@ def launch(
     launcher.deadline()
     with launcher.requeued():
         if workers.processes == 1 and not containers.used():
-            make(artefact, loaded.experiments[experiment], force=force)
+            make_artefact(artefact, loaded.experiments[experiment], force=force)
         else:
             arguments = [stage, experiment, *filter(None, [key]), "--config", str(config), *(["--force"] if force else [])]
             launcher.run(artefact, workers, arguments)

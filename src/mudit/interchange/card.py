@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mudit import __version__
+from mudit.provenance.verdict import Inspector
 from mudit.report.claims import LEDGER_FILE
-from mudit.stages import parse
+from mudit.stages import Artefact, parse
 
 if TYPE_CHECKING:
     from mudit.interchange.export import Run
@@ -121,13 +122,23 @@ def _provenance(run: Run) -> str:
 
 
 def _metrics(run: Run) -> list[str]:
-    """The run's own metrics, if it was evaluated."""
-    path = parse(run.artefact.experiment, f"evaluate/{run.artefact.key}").path / "metrics.json"
-    if not path.is_file():
-        return []
-    records = json.loads(path.read_text(encoding="utf-8"))["records"]
-    cells = [[record["metric"], record["value"], record.get("interval") or "", record.get("n", "")] for record in records]
-    return [_table(["metric", "value", "interval", "n"], cells)]
+    """Figures of the very weights that leave, by their checksum: an evaluation may be of the average, or of an earlier training."""
+    evaluation = parse(run.artefact.experiment, f"evaluate/{run.artefact.key}")
+    path = evaluation.path / "metrics.json"
+    records = json.loads(path.read_text(encoding="utf-8"))["records"] if path.is_file() else []
+    records = [record for record in records if record["weights"]["sha256"] == run.sha256]
+    if not records:
+        return ["These weights were not evaluated."]
+    cells = [
+        [
+            record["metric"],
+            record.get("reason") if record["value"] is None else record["value"],
+            record.get("interval") or "",
+            record["n"],
+        ]
+        for record in records
+    ]
+    return [f"Of these weights, by {_described(run, evaluation)}:", _table(["metric", "value", "interval", "n"], cells)]
 
 
 def _ledger(run: Run) -> str:
@@ -137,7 +148,13 @@ def _ledger(run: Run) -> str:
         return f"There is no report of the experiment yet; `{report.command}` makes it."
     ledger = json.loads(path.read_text(encoding="utf-8"))
     rows = [[row["claim"], row["published"]["value"], row["ours"], row["verdict"]] for row in ledger["rows"]]
-    return f"{ledger['summary']}\n\n" + _table(["claim", "paper", "here", "verdict"], rows)
+    about = f"Of the whole experiment, by {_described(run, report)}: {ledger['summary']}"
+    return f"{about}\n\n" + _table(["claim", "paper", "here", "verdict"], rows)
+
+
+def _described(run: Run, artefact: Artefact) -> str:
+    """Name, and whether the present configuration and code would make the same."""
+    return f"{artefact.id} ({Inspector(run.config, quick=True).verdict(artefact)})"
 
 
 def _table(headings: list[str], rows: list[list[str]]) -> str:

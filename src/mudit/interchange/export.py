@@ -22,7 +22,7 @@ from mudit.parametrization.table import table_for
 from mudit.provenance import manifest as manifests
 from mudit.provenance.verdict import Inspector, Verdict
 from mudit.stages import STAGES, Artefact, known, parse
-from mudit.train.weights import load_model
+from mudit.train.weights import files_sha256, load_model, own_tensors, weight_files
 
 if TYPE_CHECKING:
     from mudit.config.schema import Experiment
@@ -32,14 +32,19 @@ _USABLE = ("fresh", "stale")
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run that is to travel, with what is known of it. `outcome` is its `run.json`."""
+    """A finished run that is to travel, with what is known of it.
+
+    outcome: its `run.json`; sha256: of the files that the weights were read from, as metric records have it.
+    """
 
     artefact: Artefact
+    config: Experiment
     verdict: Verdict
     manifest: dict[str, Any]
     outcome: dict[str, Any]
     scheme: str
     weights: Weights
+    sha256: str
 
 
 def export_run(
@@ -63,7 +68,7 @@ def export_run(
         else:
             notes = write_plain(run.weights, out)
         write_card(run, form, notes, out)
-    return [f"{folder}: {which} weights of {run.artefact.id}", *notes]
+    return [f"{folder}: {run.weights.which} weights of {run.artefact.id}", *notes]
 
 
 def _read(experiment: str, config: Experiment, key: str, which: Literal["ema", "raw"]) -> Run:
@@ -77,14 +82,16 @@ def _read(experiment: str, config: Experiment, key: str, which: Literal["ema", "
     if outcome.get("diverged_at") is not None:
         raise CheckpointError(f"{artefact.id}: diverged at step {outcome['diverged_at']}; its weights are of no use elsewhere")
     told = _json(artefact.path / "model.json")
+    which = outcome.get("weights", which)  # an imported checkpoint has one kind, in the files of both
     model = load_model(artefact.path, config, which)
     fold_multipliers(model, table_for(config.model, told["width"], told["scheme"]))
-    tied = dict(model.named_parameters(remove_duplicate=False)).keys() - dict(model.named_parameters()).keys()
-    state = {name: tensor.detach().float().contiguous() for name, tensor in model.state_dict().items() if name not in tied}
+    state = {name: tensor.float().contiguous() for name, tensor in own_tensors(model).items()}
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{artefact.id}: {name} holds values that are not finite; its weights are of no use elsewhere")
-    return Run(artefact, verdict, manifest, outcome, told["scheme"], Weights(config.model, told["width"], which, state))
+    weights = Weights(config.model, told["width"], which, state)
+    sha256 = files_sha256(weight_files(artefact.path, which))
+    return Run(artefact, config, verdict, manifest, outcome, told["scheme"], weights, sha256)
 
 
 def _artefact(experiment: str, config: Experiment, key: str) -> Artefact:

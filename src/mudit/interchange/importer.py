@@ -22,6 +22,7 @@ from mudit import __version__
 from mudit.data.pretrained import load_network, load_tokenizer
 from mudit.data.tensors import save_tensors
 from mudit.errors import CheckpointError, ParametrizationError
+from mudit.files import sha256_file
 from mudit.interchange.architecture import Family, Stated, Widths
 from mudit.interchange.convert import Converted, convert
 from mudit.interchange.foreign import Foreign, Variant, read
@@ -149,7 +150,7 @@ def _manifest(wish: Wish, foreign: Foreign, sets: dict[Variant, Converted], out:
         "source": {
             "path": wish.path.name,
             "files": [
-                {"file": file.name, "bytes": file.stat().st_size, "sha256": manifests.sha256(file)} for file in foreign.files
+                {"file": file.name, "bytes": file.stat().st_size, "sha256": sha256_file(file)} for file in foreign.files
             ],
             "kind": foreign.note,
         },

@@ -21,27 +21,30 @@ from mudit.models.families import build
 from mudit.models.flops import train_flops
 from mudit.parametrization.coordcheck import Measurement, Slope, Subject, fit_slopes, measure
 from mudit.parametrization.table import table_for
+from mudit.sizes import GATE_SCHEMES
 from mudit.train.batches import BatchStream
 
 if TYPE_CHECKING:
     from mudit.stages import Job
 
-log = logging.getLogger(__name__)
+NUMBERS_FILE, SLOPES_FILE = "coordcheck.json", "coordcheck.txt"
 
-SCHEMES = ("mup", "sp")  # the parametrization under test, and the negative control
+log = logging.getLogger(__name__)
 
 
 def run(job: Job) -> dict[str, object]:
-    """Write `coordcheck.json` (slopes, measurements, verdict) and `coordcheck.png`. Raises GateError if the gate fails."""
-    from mudit.report.coordcheck_figure import draw
+    """Write `coordcheck.json` (slopes, measurements, verdict). If the gate fails, raises GateError.
 
+    Then the file is left in the state, beside `coordcheck.txt`, which lists the slopes. Pictures are drawn by whoever looks at the
+    numbers (`mudit.commands.making`, the report), so that no change of a picture makes the gate stale.
+    """
     check, family = job.config.coordcheck, own_or_also(job.config, job.key)
     split = gate_split(LatentStore.open(job.inputs["data"]), family.model)
     # The null condition's parameters are checked, too: every seed's batch must hold some.
     often_dropped = family.diffusion.model_copy(update={"condition_dropout": 0.5})
     results: dict[str, dict[str, Any]] = {}
-    with progress(len(SCHEMES) * len(check.widths) * len(check.seeds), f"coordinate check {job.key}", unit="model") as bar:
-        for scheme in SCHEMES:
+    with progress(len(GATE_SCHEMES) * len(check.widths) * len(check.seeds), f"coordinate check {job.key}", unit="model") as bar:
+        for scheme in GATE_SCHEMES:
             measurements = []
             for seed in check.seeds:
                 batch = BatchStream(split, family.model, often_dropped, batch_size=check.batch_size, seed=seed).at(0)
@@ -63,16 +66,15 @@ def run(job: Job) -> dict[str, object]:
     text = json.dumps(report, indent=1) + "\n"
     if failure is not None:
         job.state.mkdir(parents=True, exist_ok=True)
-        (job.state / "coordcheck.json").write_text(text)
-        draw(report, job.state / "coordcheck.png")
-        raise GateError(f"coordinate check of {job.experiment}, {job.key}: {failure}; see {job.state / 'coordcheck.png'}")
-    (job.out / "coordcheck.json").write_text(text)
-    draw(report, job.out / "coordcheck.png")
+        (job.state / NUMBERS_FILE).write_text(text)
+        (job.state / SLOPES_FILE).write_text(listing(results), encoding="utf-8")
+        raise GateError(f"coordinate check of {job.experiment}, {job.key}: {failure}; see {job.state / SLOPES_FILE}")
+    (job.out / NUMBERS_FILE).write_text(text)
     images = len(check.seeds) * (check.steps + 1) * check.batch_size
     return {
         "passed": True,
         "worst": {scheme: result["worst"] for scheme, result in results.items()},
-        "flops": len(SCHEMES) * sum(train_flops(family.model, width, images) for width in check.widths),
+        "flops": len(GATE_SCHEMES) * sum(train_flops(family.model, width, images) for width in check.widths),
         "device": torch.device("cpu").type,
     }
 
@@ -150,11 +152,28 @@ def judge(results: dict[str, dict[str, Any]]) -> str | None:
     return None
 
 
+def listing(results: dict[str, dict[str, Any]]) -> str:
+    """Every slope under every scheme, the steepest first: a line each, with its interval and whether it counts as flat."""
+    lines = [f"{'scheme':8}{'probe':8}{'step':>4}  {'slope':>7}  {'interval':<18}{'':10}module"]
+    for scheme, result in results.items():
+        for slope in sorted(result["slopes"], key=_steepness, reverse=True):
+            interval = f"[{slope['low']:+.2f}, {slope['high']:+.2f}]"
+            found = f"{slope['slope']:>+7.3f}  {interval:<18}{'' if slope['flat'] else 'NOT FLAT':10}"
+            lines.append(f"{scheme:8}{slope['probe']:8}{slope['step']:>4}  {found}{slope['name']}")
+    return "\n".join(lines) + "\n"
+
+
+def _steepness(slope: dict[str, Any]) -> float:
+    """What is not a number is worst."""
+    value = float(slope["slope"])
+    return abs(value) if value == value else float("inf")
+
+
 def _result(slopes: list[Slope], measurements: list[Measurement]) -> dict[str, Any]:
-    worst = max(slopes, key=lambda slope: abs(slope.slope) if slope.slope == slope.slope else float("inf"))
+    listed = [asdict(slope) for slope in slopes]
     return {
         "failed": sum(not slope.flat for slope in slopes),
-        "worst": asdict(worst),
-        "slopes": [asdict(slope) for slope in slopes],
+        "worst": max(listed, key=_steepness),
+        "slopes": listed,
         "measurements": [asdict(measurement) for measurement in measurements],
     }

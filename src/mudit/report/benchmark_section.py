@@ -1,13 +1,15 @@
-"""Public text-to-image benchmarks as a section of the page: a table per benchmark, a line per run."""
+"""Public text-to-image benchmarks as a section of the page: a table per benchmark, a line per run and step of its weights."""
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from mudit.config.benchmarks import FidClipSection
 from mudit.report import text
 from mudit.report.evidence import Evidence, Record
 from mudit.report.images_section import metric_cell
+from mudit.runs import Benchmarked
 
 _LABELS = {
     "frechet_distance": ("Fréchet distance", "↓"),
@@ -41,9 +43,21 @@ def _table(evidence: Evidence, name: str, runs: dict[str, dict[str, Record]]) ->
         "title": name,
         "note": _note(evidence, name, first),
         "head": [_heading(metric, evidence.config.benchmarks[name].protocol) for metric in metrics],
-        "lines": [{"name": run, "cells": [metric_cell(records[metric]) for metric in metrics]} for run, records in runs.items()],
+        "lines": [
+            {"name": title, "cells": [metric_cell(records[metric]) for metric in metrics]}
+            for run, last in runs.items()
+            for title, records in [*_snapshots(evidence, run, name), (run, last)]
+        ],
         "ceiling": [_ceiling(_usable(runs, metric)) for metric in metrics],
     }
+
+
+def _snapshots(evidence: Evidence, run: str, name: str) -> list[tuple[str, dict[str, Record]]]:
+    """Title and records of the sets before the last one of a run, by step."""
+    path = evidence.folders[f"benchmark/{Benchmarked(run, name).name}"] / "metrics.json"
+    records: list[Record] = json.loads(path.read_text(encoding="utf-8")).get("snapshots", [])
+    steps = sorted({record["step"] for record in records})
+    return [(f"{run}, step {step:,}", {record["metric"]: record for record in records if record["step"] == step}) for step in steps]
 
 
 def _heading(metric: str, protocol: str) -> str:

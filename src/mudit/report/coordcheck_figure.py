@@ -1,6 +1,7 @@
 """The coordinate check in pictures: how activations move with width, and every fitted slope.
 
-`draw` serves the stage `coordcheck`; the page uses the panels one by one, so that they stack on a narrow screen.
+`draw` serves whoever's check failed, and the report's own files; the page uses the panels one by one, so that they stack on a
+narrow screen.
 """
 
 from __future__ import annotations

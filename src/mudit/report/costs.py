@@ -12,7 +12,7 @@ from mudit.runs import Setting
 
 @dataclass(frozen=True)
 class Cost:
-    """Model FLOPs, and wall seconds times threads."""
+    """Model FLOPs, and wall seconds times the threads of all processes."""
 
     flops: int
     core_seconds: float
@@ -52,7 +52,8 @@ class Search:
 def spent(manifests: Mapping[str, Mapping[str, Any]], artefacts: Iterable[str]) -> Cost:
     """Sum over artefacts, from their manifests. An artefact without model FLOPs counts its seconds only."""
     runs = [manifests[name]["run"] for name in dict.fromkeys(artefacts)]
-    return Cost(sum(run["flops"] or 0 for run in runs), round(sum(run["wall_s"] * run["threads"] for run in runs), 3))
+    core_seconds = sum(run["wall_s"] * run["threads"] * run["processes"] for run in runs)
+    return Cost(sum(run["flops"] or 0 for run in runs), round(core_seconds, 3))
 
 
 def searches(evidence: Evidence) -> list[Search]:

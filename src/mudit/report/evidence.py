@@ -65,6 +65,7 @@ class Evidence:
     search: SearchResult | None
     hyperparameters: dict[str, Hyperparameters]  # by arm
     runs: list[TargetRun]
+    imported: dict[str, int]  # name of a checkpoint from elsewhere -> its width
     metrics: dict[str, dict[str, Record]]  # target -> metric -> record
     snapshots: dict[str, dict[int, dict[str, Record]]]  # target -> step before the last -> metric -> record
     benchmarks: dict[str, dict[str, dict[str, Record]]]  # benchmark -> run -> metric -> record
@@ -89,6 +90,7 @@ class Evidence:
             search=SearchResult.read(folders["search"]) if "search" in folders else None,
             hyperparameters={key: Hyperparameters.read(path) for key, path in _keyed(folders, "transfer")},
             runs=[_run(Target.parse(key), path) for key, path in _keyed(folders, "train")],
+            imported={key: int(_json(path / "run.json")["width"]) for key, path in _keyed(folders, "imported")},
             metrics={key: _by_metric(each["records"]) for key, each in scores.items()},
             snapshots={key: _by_step(each.get("snapshots", [])) for key, each in scores.items()},
             benchmarks=_benchmarks(_keyed(folders, "benchmark")),

@@ -10,22 +10,9 @@ from mudit.report import text
 from mudit.report.evidence import Evidence, Record
 from mudit.report.ledger.quality import limit
 from mudit.report.ledger.row import percent_interval
+from mudit.report.measures import MEASURES
 from mudit.report.pictures import generated_sheet, prompt_sheet, real_sheet
 
-METRICS = {
-    "frechet_distance": ("Fréchet distance", "↓"),
-    "spatial_frechet_distance": ("spatial Fréchet distance", "↓"),
-    "inception_score": ("inception score", "↑"),
-    "kernel_distance": ("kernel distance", "↓"),
-    "precision": ("precision", "↑"),
-    "recall": ("recall", "↑"),
-    "conditional_accuracy": ("conditional accuracy", "↑"),
-    "clip_like_score": ("CLIP-like score", "↑"),
-    "style_accuracy": ("style right", "↑"),
-    "subject_accuracy": ("subject right", "↑"),
-    "composition_accuracy": ("both right", "↑"),
-    "validation_loss": ("validation loss", "↓"),
-}
 _WEIGHTS = {"ema": "EMA weights", "raw": "raw weights"}
 _OF_CLASS = "kernel_distance/"
 _SHARES = ("style_accuracy", "subject_accuracy", "composition_accuracy")
@@ -65,7 +52,7 @@ def metrics_section(evidence: Evidence) -> dict[str, Any]:
     """A line per run, floors and ceilings below, and what the judges themselves can do."""
     targets = list(evidence.metrics)
     first = next(iter(evidence.metrics.values()))
-    names = [*(name for name in METRICS if name in first), *(name for name in first if name.startswith(_OF_CLASS))]
+    names = [*(name for name in MEASURES if name in first), *(name for name in first if name.startswith(_OF_CLASS))]
     limits = {
         which: [_limit_cell(_usable(evidence, targets, name), which) for name in names] for which in ("chance", "floor", "ceiling")
     }
@@ -90,14 +77,13 @@ def _cautions(evidence: Evidence) -> list[str]:
 def _heading(name: str) -> str:
     if name.startswith(_OF_CLASS):
         return f"kernel distance, {name.removeprefix(_OF_CLASS)} ↓"
-    label, better = METRICS[name]
-    return f"{label} {better}"
+    return MEASURES[name].heading
 
 
 def _scorer(scorer: dict[str, Any]) -> dict[str, Any]:
     """What the scorer reaches on real held-out images, where generated ones cannot be expected to do better."""
     held_out = scorer["held_out"]
-    found = [(METRICS[name][0], held_out[name]) for name in _SHARES if held_out.get(name) is not None]
+    found = [(MEASURES[name].label, held_out[name]) for name in _SHARES if held_out.get(name) is not None]
     found += [(f"a caption finds its image, {k}", share) for k, share in held_out["retrieval"]["all"]["text_to_image"].items()]
     return {
         "held_out_by": scorer["held_out_by"],

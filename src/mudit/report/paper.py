@@ -20,7 +20,7 @@ HYPOTHESES: dict[Hypothesis, str] = {
     "H2": "DiT: the best base learning rate transfers over width, batch size and steps",
     "H3": "DiT: the transferred rate converges 2.9 times faster than the baseline",
     "H4": "PixArt-α: better than the baseline, for a small share of one run",
-    "H5": "MMDiT: a random search on the proxy beats human tuning, for a small share of its cost",
+    "H5": "MMDiT: a random search on the proxy beats the default setting (the paper: human tuning), for a small share of a run",
     "": "Beyond the paper's headline claims",
 }
 
@@ -77,6 +77,10 @@ BETTER = {
 }
 
 CLIP_UNKNOWN = Published("not known here", "the table of PixArt-α results has CLIP scores; their values were not at hand")
+
+# Where the paper's baseline is another than ours
+BASELINE = {"mmdit": "the paper's baseline was tuned by hand; ours is the default setting"}
+HUMAN_RUNS = {"mmdit": 5}  # what tuning by hand took, in target runs: the paper holds its cost against that
 
 # Cost of tuning, by family
 COST = {

@@ -48,7 +48,7 @@ def _artefact(name: str, manifest: dict[str, Any]) -> dict[str, Any]:
         "parameters": manifest["digests"]["parameters"][:_SHORT],
         "environment": manifest["environment"]["digest"][:_SHORT],
         "wall": text.seconds(run["wall_s"]),
-        "threads": run["threads"],
+        "threads": f"{run['processes']} × {run['threads']}",
         "flops": text.flops(run["flops"]) if run["flops"] else "–",
         "device": run["device"],
     }

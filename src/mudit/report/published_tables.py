@@ -65,6 +65,7 @@ CONVERGENCE: dict[int, tuple[float, float | None]] = {
     7_000_000: (9.58, None),
 }
 CONVERGENCE_SOURCE = "Pre-training figure, FID-50K without guidance, read off the picture (±0.06)"
+CONVERGENCE_SAMPLING = {"sampler": "ddpm", "steps": 250, "guidance": 1}  # README of the published code
 HOURS_PER_STEP = RUNS[1].hours / RUNS[1].steps  # A100-80GB, width 1152, batch 256
 
 

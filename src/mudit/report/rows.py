@@ -11,15 +11,14 @@ from mudit.report.evidence import Evidence, Record, TargetRun
 from mudit.report.ledger.cost import search_row
 from mudit.report.ledger.gate import gate_row
 from mudit.report.ledger.multiplier import multiplier_rows
-from mudit.report.ledger.quality import METRICS, Contest, loss_row, metric_row
+from mudit.report.ledger.quality import Contest, loss_row, metric_row
 from mudit.report.ledger.row import Row, not_run_row
 from mudit.report.ledger.search import sensitivity_rows
 from mudit.report.ledger.speed import speedup_row
 from mudit.report.ledger.transfer import HYPOTHESIS, base_lr_row, drift_row, regret_row
 from mudit.report.paper import Hypothesis, Published
 from mudit.report.speedup import Curve, Speedup, measure
-from mudit.select.certificate import AxisName, AxisResult, Certificate, Regret, SettingResult
-from mudit.select.optimum import mean_interval
+from mudit.select.certificate import AxisName, AxisResult, Certificate, SettingResult, transfer_regret
 
 CONVERGENCE_LOSS = "ema_mse"
 _AXES: tuple[AxisName, ...] = ("width", "batch_size", "steps")
@@ -62,21 +61,6 @@ def speedups(evidence: Evidence) -> dict[str, Speedup]:
 def axes_together(certificate: Certificate, axis: AxisName) -> list[AxisResult]:
     """All schemes along one axis, in the order of the certificate."""
     return [result for result in certificate.axes if result.axis == axis]
-
-
-def transfer_regret(target: SettingResult, log2_lr: float, confidence: float) -> Regret:
-    """Relative loss of `log2_lr` over the best of a setting's own sweep, paired over the seeds that measured both."""
-    losses = {point.log2_lr: point.losses for point in target.curve}
-    there, best = losses.get(log2_lr, {}), losses[target.best_log2_lr]
-    pairs = [(there[seed], best[seed]) for seed in best if seed in there]
-    differences = [(loss - least) / target.best_loss for loss, least in pairs if loss is not None and least is not None]
-    if not differences or len(differences) < len(pairs):
-        return Regret(value=target.value, log2_lr=log2_lr, seeds=len(pairs), relative=None, interval=None)
-    interval = mean_interval(differences, confidence)
-    bounds = (interval.low, interval.high) if math.isfinite(interval.low) else None
-    return Regret(
-        value=target.value, log2_lr=log2_lr, seeds=len(pairs), relative=sum(differences) / len(differences), interval=bounds
-    )
 
 
 def doubling_gain(axis: AxisResult, target: SettingResult) -> float | None:
@@ -183,12 +167,12 @@ def _contest(evidence: Evidence, arm: str, what: str) -> Contest:
     if (evidence.family, what) == ("pixart", "clip_like_score") and arm == evidence.baseline:
         published = paper.CLIP_UNKNOWN
     hypothesis: Hypothesis = HYPOTHESIS.get(evidence.family, "") if arm == evidence.baseline and published is not paper.NONE else ""
-    return Contest(evidence.subject, arm, f"better-{what.replace('_', '-')}-{arm}", hypothesis, published, claimed)
+    note = paper.BASELINE.get(evidence.family, "") if hypothesis else ""
+    return Contest(evidence.subject, arm, f"better-{what.replace('_', '-')}-{arm}", hypothesis, published, claimed, note)
 
 
 def _metric(evidence: Evidence, contest: Contest, metric: str) -> list[Row]:
     """Nothing if the runs were not evaluated by it."""
-    assert metric in METRICS
     ours, theirs = _records(evidence, contest.subject, metric), _records(evidence, contest.baseline, metric)
     return [metric_row(contest, metric, ours, theirs)] if ours and theirs else []
 
@@ -216,7 +200,12 @@ def is_papers_proxy(evidence: Evidence) -> bool:
 
 def is_papers_target(evidence: Evidence) -> bool:
     """Whether the target runs have the size of the paper's, DiT-XL-2's and PixArt-α's."""
-    size = (getattr(evidence.config.model, "depth", None), evidence.config.train.width)
+    return has_papers_size(evidence, evidence.config.train.width)
+
+
+def has_papers_size(evidence: Evidence, width: int) -> bool:
+    """Whether the experiment's model is at this width the paper's target, DiT-XL-2 or PixArt-α."""
+    size = (getattr(evidence.config.model, "depth", None), width)
     return evidence.family in paper.BASE_LR and size == (paper.DEPTH, paper.TARGET_WIDTH)
 
 

@@ -170,7 +170,6 @@ def _axis(
     x = [math.log2(result.value) for result in results for _ in result.vertices]
     y = [vertex for result in results for vertex in result.vertices.values()]
     drift, interval = slope_interval(x, y, select.confidence)
-    first, last = results[0], points[-1]
     return AxisResult(
         axis=axis,
         scheme=scheme,
@@ -179,7 +178,7 @@ def _axis(
         drift=drift,
         drift_interval=bounds(interval),
         verdict=verdict(interval, select.tolerance),
-        regret=_regret(first.best_log2_lr, results[-1], curves[last[1]][last[2]], sweep.seeds, select.confidence),
+        regret=transfer_regret(results[-1], results[0].best_log2_lr, select.confidence),
     )
 
 
@@ -216,16 +215,17 @@ def _optimum(setting: Setting, horizon: int, curve: Curve, seeds: list[int]) -> 
     return optimum
 
 
-def _regret(transferred: float, at: SettingResult, curve: Curve, seeds: list[int], confidence: float) -> Regret:
-    """Paired by seed: loss(transferred) - loss(best), over the seeds that measured both."""
-    there, best = curve.get(transferred, {}), curve[at.best_log2_lr]
-    shared = [seed for seed in seeds if seed in there and seed in best]
-    differences = [(there[seed] - best[seed]) / at.best_loss for seed in shared]
-    measured = bool(differences) and all(math.isfinite(difference) for difference in differences)
+def transfer_regret(target: SettingResult, log2_lr: float, confidence: float) -> Regret:
+    """Relative loss of `log2_lr` over the best of a setting's own sweep, paired over the seeds that measured both."""
+    losses = {point.log2_lr: point.losses for point in target.curve}
+    there, best = losses.get(log2_lr, {}), losses[target.best_log2_lr]
+    pairs = [(there[seed], best[seed]) for seed in best if seed in there]
+    differences = [(loss - least) / target.best_loss for loss, least in pairs if loss is not None and least is not None]
+    measured = bool(differences) and len(differences) == len(pairs)
     return Regret(
-        value=at.value,
-        log2_lr=transferred,
-        seeds=len(shared),
+        value=target.value,
+        log2_lr=log2_lr,
+        seeds=len(pairs),
         relative=sum(differences) / len(differences) if measured else None,
         interval=bounds(mean_interval(differences, confidence)) if measured else None,
     )

@@ -51,13 +51,18 @@ def models():
 
 @pytest.fixture(scope="session")
 def autoencoder(tmp_path_factory) -> Path:
-    """A tiny AutoencoderKL of one channel: pixels of 8 to latents of 4 x 4 x 4."""
+    """Of one channel, as digits are."""
+    return write_autoencoder(tmp_path_factory.mktemp("vae") / "vae", 1)
+
+
+def write_autoencoder(folder: Path, channels: int) -> Path:
+    """A tiny AutoencoderKL: pixels of 8 to latents of 4 x 4 x 4."""
     from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("vae") / "vae"
     AutoencoderKL(
-        in_channels=1, out_channels=1, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        in_channels=channels, out_channels=channels,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(8, 8), latent_channels=4, norm_num_groups=4, sample_size=8,
     ).save_pretrained(folder)  # fmt: skip
     return folder
@@ -67,7 +72,7 @@ def autoencoder(tmp_path_factory) -> Path:
 def project(tmp_path, monkeypatch, autoencoder):
     """A working directory whose one experiment, on digits, has no training: it samples and scores what is imported.
 
-    Returns a function that writes `config.yaml` with changed sections and loads it.
+    Returns a function that writes `config.yaml` with changed sections, those that are None left out, and loads it.
     """
     monkeypatch.chdir(tmp_path)
     raw: dict[str, Any] = yaml.safe_load((ROOT / "tests/smoke/config.yaml").read_text())
@@ -80,7 +85,7 @@ def project(tmp_path, monkeypatch, autoencoder):
     smoke["sample"] |= {"train_seeds": [], "images": 40, "steps": 4, "batch_size": 20}
 
     def write(*, pixels=False, **sections):
-        written = smoke | sections
+        written = {name: section for name, section in (smoke | sections).items() if section is not None}
         if pixels:  # a run of its own, without an autoencoder, and nothing imported to sample
             written["model"] = smoke["model"] | {"channels": 1, "image_size": 8}
             written["data"] = smoke["data"] | {"encoder": "identity", "encoder_path": None, "latent_scale": 1.0}

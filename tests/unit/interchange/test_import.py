@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 from mudit.cli import app
 from mudit.errors import CheckpointError
+from mudit.files import sha256_file
 from mudit.interchange.architecture import Stated, Widths
 from mudit.interchange.imported import check_whole, load_imported, read_description, section_of_folder
 from mudit.interchange.importer import Wish, import_checkpoint
 from mudit.models.layouts import diffusers as layouts
 from mudit.models.mmdit import MMDiT
 from mudit.models.uvit import UViT
-from mudit.provenance.manifest import sha256
 
 from .conftest import DEPTH, MODELS, SIZES, STATED, TEXT, TOKENS, randomise
 
@@ -63,7 +63,7 @@ def test_a_training_checkpoint_gives_raw_and_averaged_weights_and_says_what_it_l
     assert manifest["ignored"] == ["opt", "args"]
     (file,) = manifest["source"]["files"]
     assert file == {
-        "file": "0400000.pt", "bytes": (tmp_path / "0400000.pt").stat().st_size, "sha256": sha256(tmp_path / "0400000.pt")
+        "file": "0400000.pt", "bytes": (tmp_path / "0400000.pt").stat().st_size, "sha256": sha256_file(tmp_path / "0400000.pt")
     }  # fmt: skip
     assert manifest["weights"]["ema.safetensors"]["layout"] == "facebookresearch DiT"
     assert check_whole(tmp_path / "out") == manifest["content"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,18 +12,18 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from mudit.cli import app
-from mudit.config.schema import GaussianSection
+from mudit.config.load import load
 from mudit.errors import CheckpointError, ConfigError, ProvenanceError
-from mudit.interchange.diffusers_folder import Surroundings, write_diffusers
-from mudit.interchange.imported import load_imported, read_description, section_of_folder
-from mudit.interchange.importer import Wish, import_checkpoint
-from mudit.interchange.plain import Weights
+from mudit.evaluate.samples import open_sets
+from mudit.files import sha256_file
+from mudit.interchange.imported import load_imported
 from mudit.models.condition import TextCondition
 from mudit.provenance.execute import make
 from mudit.stages import parse
 from mudit.train.weights import load_model
+from support import ROOT, word_tokenizer
 
-from .conftest import STATED, TEXT, TOKENS, WIDTH
+from .conftest import TEXT, TOKENS, write_autoencoder
 
 
 def mudit(*arguments: str) -> str:
@@ -61,25 +62,26 @@ def test_dit_from_the_authors_file_to_diffusers_pipeline(models, authors):
     assert (Path("results/smoke/report/report.html")).is_file()
 
     mudit("export", "smoke", "authors", "--to", "out")
-    from diffusers import DiTPipeline
-
-    pipeline = DiTPipeline.from_pretrained("out")
-    pipeline.set_progress_bar_config(disable=True)
-    for block in pipeline.transformer.transformer_blocks:
-        block.norm1.emb.time_proj.downscale_freq_shift = 0
+    loaded = snippet(Path("out"))
+    pipeline = loaded["pipe"]
+    assert [image.size for image in loaded["images"]] == [(8, 8)] * 2
     ours, raw = load_imported(Path("imported/authors")), models["dit"].requires_grad_(False)
     x, t, labels = torch.randn(3, 4, 4, 4), torch.tensor([0, 17, 99]), torch.tensor([0, 9, 10])
     null = torch.where(labels == 10, 1000, labels)  # diffusers' null class
     theirs = pipeline.transformer(x, timestep=t, class_labels=null).sample.detach()
     assert (ours(x, t, labels) - theirs).abs().max() < 1e-5
     assert (ours(x, t, labels) - raw(x, t, labels)).abs().max() > 1e-3, "the average, not the raw weights"
-    images = pipeline([0, 3], num_inference_steps=2, guidance_scale=2.0, output_type="pt", generator=torch.manual_seed(0)).images
-    assert images.shape == (2, 1, 8, 8) and images.isfinite().all()
     assert pipeline.vae.config.scaling_factor == 0.5 and pipeline.labels["7"] == 7
     card = Path("out/README.md").read_text()
     assert all(
         fact in card
-        for fact in ("smoke/imported/authors", "DiTPipeline", "downscale_freq_shift", "| claim | paper |", "| validation_loss |")
+        for fact in (
+            "smoke/imported/authors",
+            "Of these weights, by smoke/evaluate/authors (fresh):",
+            "| validation_loss |",
+            "Of the whole experiment, by smoke/report (fresh):",
+            "| claim | paper |",
+        )
     )
 
 
@@ -94,6 +96,26 @@ def test_what_comes_out_goes_in_again(authors):
     assert described[0] == described[1]
 
 
+def test_the_card_has_figures_of_the_very_weights_that_leave(authors):
+    """An evaluation of others, such as an earlier import, is none of these."""
+    run(authors, "data", "imported/authors")
+    mudit("export", "smoke", "authors", "--to", "first")
+    assert "These weights were not evaluated." in Path("first/README.md").read_text()
+    own = sha256_file(Path("results/smoke/imported/authors/ema.safetensors"))
+    records = [
+        {"metric": "validation_loss", "value": 0.75, "n": 8, "weights": {"sha256": own}},
+        {"metric": "frechet_distance", "value": None, "reason": "not finite", "n": 40, "weights": {"sha256": own}},
+        {"metric": "inception_score", "value": 12.5, "n": 40, "weights": {"sha256": "0" * 64}},
+    ]
+    folder = Path("results/smoke/evaluate/authors")
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({"records": records}))
+    mudit("export", "smoke", "authors", "--to", "second")
+    card = Path("second/README.md").read_text()
+    assert "| validation_loss | 0.75 |  | 8 |" in card and "| frechet_distance | not finite |" in card
+    assert "inception_score" not in card and "12.5" not in card
+
+
 @torch.no_grad()
 def test_multipliers_are_folded_into_what_leaves(models, project):
     """Twice the base width: muP's readout has the multiplier 1/2, which a plain class does not know."""
@@ -102,7 +124,9 @@ def test_multipliers_are_folded_into_what_leaves(models, project):
     content = json.loads(Path("imported/mup/manifest.json").read_text())["content"]
     config = project(imported={"mup": {"folder": "imported/mup", "content": content, "weights": "raw"}})
     run(config, "data", "imported/mup")
-    mudit("export", "smoke", "mup", "--weights", "raw", "--format", "safetensors", "--to", "out")
+    mudit("export", "smoke", "mup", "--format", "safetensors", "--to", "out")
+    assert json.loads(Path("out/model.json").read_text())["weights"] == "raw"
+    assert "the weights of its last step" in Path("out/README.md").read_text()
     leaving, kept = load_file("out/model.safetensors"), models["dit"].state_dict()
     assert torch.equal(leaving["final_layer.linear.weight"], kept["final_layer.linear.weight"] / 2)
     plain = models["dit"]
@@ -112,43 +136,83 @@ def test_multipliers_are_folded_into_what_leaves(models, project):
     assert (plain(x, t, labels) - with_multiplier).abs().max() < 1e-6
 
 
+COLOURS = ("red", "green", "blue", "grey")
+
+
+@pytest.fixture
+def captioned(models, project):
+    """As `authors`, with PixArt's checkpoint, on captioned pictures of one's own and a tiny T5. It samples and scores nothing."""
+    from PIL import Image
+    from transformers import T5Config, T5EncoderModel
+
+    Path("pictures").mkdir()
+    for number in range(16):
+        colour = COLOURS[number % len(COLOURS)]
+        Image.new("RGB", (8, 8), colour).save(f"pictures/{number:02d}.png")
+        Path(f"pictures/{number:02d}.txt").write_text(f"a {colour} square")
+    word_tokenizer(Path("t5"), f"a square {' '.join(COLOURS)}", TOKENS)
+    torch.manual_seed(0)
+    T5EncoderModel(T5Config(vocab_size=16, d_model=TEXT, d_kv=4, d_ff=16, num_layers=1, num_heads=2)).save_pretrained("t5")
+    state = {**models["pixart"].state_dict(), "pos_embed": models["pixart"].pos_embed[None]}
+    ema = {name: tensor * 0.9 for name, tensor in state.items() if name != "pos_embed"}
+    torch.save({"state_dict": state, "state_dict_ema": {**ema, "pos_embed": state["pos_embed"]}, "epoch": 30}, "PixArt.pth")
+    mudit("import", "PixArt.pth", "--as", "pixart", "--scheme", "sp", "--head-dim", "8", "--to", "imported/authors")
+    described = json.loads(Path("imported/authors/model.json").read_text())["model"]
+    content = json.loads(Path("imported/authors/manifest.json").read_text())["content"]
+    smoke = load(ROOT / "tests/smoke/config.yaml").experiments["smoke"].model_dump(mode="json")
+    encoder = {"name": "t5", "path": "t5"}
+    source = {"kind": "imagefolder", "path": "pictures", "image_column": "image", "caption_column": "text", "label_column": None}
+    data = {"source": source, "encoder": "autoencoder-kl", "encoder_path": str(write_autoencoder(Path("vae"), 3))}
+    data |= {
+        "latent_scale": 0.5,
+        "validation_images": 8,
+        "captions": {"tokens": encoder, "pooled": encoder, "max_tokens": TOKENS, "storage": "float16"},
+    }
+    return project(
+        model=described,
+        data=smoke["data"] | data,
+        validation=smoke["validation"] | {"images": 8},
+        sample=smoke["sample"] | {"train_seeds": [], "images": 10, "steps": 4, "sampler": "dpm-solver++", "guidance": 2.0},
+        imported={"authors": {"folder": "imported/authors", "content": content, "weights": "ema"}},
+        evaluate=None,
+    )
+
+
+def snippet(folder: Path, **given: object) -> dict[str, Any]:
+    """What the first block of code in a model card leaves behind, run as a user would."""
+    code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0].replace("THIS FOLDER", str(folder))
+    names: dict[str, Any] = {**given}
+    exec(code, names)
+    return names
+
+
 @torch.no_grad()
-def test_pixart_from_the_authors_file_to_diffusers_pipeline(models, tmp_path, autoencoder):
-    """No text encoder takes part: any numbers are features of captions."""
-    from diffusers import PixArtAlphaPipeline
+def test_pixart_from_the_authors_file_to_diffusers_pipeline(models, captioned):
+    run(captioned, "data", "imported/authors", "sample/authors")
+    (images,) = open_sets(Path("results/smoke/sample/authors"))
+    assert len(images) == 10 and images.finite_N.all() and set(images.texts()) == {f"a {colour} square" for colour in COLOURS}
 
-    model = models["pixart"]
-    state = {**model.state_dict(), "pos_embed": model.pos_embed[None]}
-    torch.save({"state_dict": state, "state_dict_ema": state, "epoch": 30}, tmp_path / "PixArt.pth")
-    wish = Wish(tmp_path / "PixArt.pth", "pixart", "sp", STATED["pixart"], None)
-    import_checkpoint(wish, tmp_path / "imported")
-    ours = load_imported(tmp_path / "imported")
-    section = section_of_folder(tmp_path / "imported", read_description(tmp_path / "imported"))
-    chain = {"kind": "gaussian", "timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "variance": "learned-range"}
-    diffusion = GaussianSection(**chain, condition_dropout=0.1, alignment_weight=0.0)
-    (tmp_path / "out").mkdir()
-    around = Surroundings(autoencoder, 0.5, [], {"name": "t5", "sha256": "0" * 64})
-    write_diffusers(Weights(section, WIDTH, "ema", dict(ours.named_parameters())), diffusion, around, tmp_path / "out")
-
-    pipeline = PixArtAlphaPipeline.from_pretrained(tmp_path / "out")
-    pipeline.set_progress_bar_config(disable=True)
-    x, t = torch.randn(3, 4, 4, 4), torch.tensor([0, 17, 999])
+    mudit("export", "smoke", "authors", "--to", "out")
+    x, t = torch.randn(3, 4, 4, 4), torch.tensor([0, 17, 99])
     mask = torch.arange(TOKENS) < torch.tensor([[TOKENS], [3], [1]])
     captions = TextCondition(torch.randn(3, TOKENS, TEXT), mask, torch.zeros(3, 1), torch.tensor([False, False, True]))
-    null = load_file(tmp_path / "out/null_caption.safetensors")["tokens"]
+    loaded = snippet(Path("out"), captions=captions.tokens[:1], mask=mask[:1].long())
+    (drawn,) = loaded["images"]
+    assert drawn.size == (8, 8) and type(loaded["pipe"]).__name__ == "PixArtAlphaPipeline"
+    assert loaded["pipe"].vae.config.scaling_factor == 0.5
+    ours, null = load_imported(Path("imported/authors")), loaded["null"][0]
     tokens = torch.where(captions.dropped[:, None, None], null, captions.tokens)
     visible = mask | captions.dropped[:, None]
-    theirs = pipeline.transformer(x, encoder_hidden_states=tokens, timestep=t, encoder_attention_mask=visible).sample
+    theirs = loaded["pipe"].transformer(x, encoder_hidden_states=tokens, timestep=t, encoder_attention_mask=visible).sample
     assert (ours(x, t, captions) - theirs).abs().max() < 1e-5
-    images = pipeline(
-        prompt_embeds=captions.tokens[:1], prompt_attention_mask=mask[:1].long(),
-        negative_prompt=None, negative_prompt_embeds=null[None],
-        negative_prompt_attention_mask=torch.ones(1, TOKENS, dtype=torch.long), num_inference_steps=2, use_resolution_binning=False,
-        output_type="pt", generator=torch.manual_seed(0),
-    ).images  # fmt: skip
-    assert images.shape == (1, 1, 8, 8) and images.isfinite().all()
-    import_checkpoint(Wish(tmp_path / "out", "pixart", "sp", STATED["pixart"], None), tmp_path / "back")
-    first, back = (load_file(tmp_path / name / "ema.safetensors") for name in ("imported", "back"))
+    assert (models["pixart"](x, t, captions) - theirs).abs().max() > 1e-3, "the average, not the raw weights"
+    card = Path("out/README.md").read_text()
+    assert all(
+        fact in card for fact in ("smoke/imported/authors", "text encoder (t5, sha256 ", "These weights were not evaluated.")
+    )
+
+    mudit("import", "out", "--as", "pixart", "--scheme", "sp", "--to", "back")
+    first, back = (load_file(f"{name}/ema.safetensors") for name in ("imported/authors", "back"))
     assert first.keys() == back.keys() and all(torch.equal(first[name], back[name]) for name in first)
 
 

@@ -6,9 +6,8 @@ import pytest
 
 from mudit.report import text
 from mudit.report.costs import Cost, spent
-from mudit.report.rows import transfer_regret
 from mudit.report.style import INK, canvas, inline, power
-from mudit.select.certificate import CurvePoint, SettingResult
+from mudit.select.certificate import CurvePoint, SettingResult, transfer_regret
 
 
 def target(losses: dict[float, dict[int, float | None]]) -> SettingResult:
@@ -29,8 +28,14 @@ def target(losses: dict[float, dict[int, float | None]]) -> SettingResult:
 
 
 def test_costs_count_every_artefact_once() -> None:
-    manifests = {name: {"run": {"flops": flops, "wall_s": 2.0, "threads": 3}} for name, flops in (("a", 5), ("b", None))}
+    run = {"wall_s": 2.0, "processes": 1, "threads": 3}
+    manifests = {name: {"run": {**run, "flops": flops}} for name, flops in (("a", 5), ("b", None))}
     assert spent(manifests, ["a", "b", "a"]) == Cost(5, 12.0)
+
+
+def test_costs_count_the_threads_of_every_process() -> None:
+    run = {"wall_s": 2.0, "processes": 8, "threads": 3, "flops": 5}
+    assert spent({"a": {"run": run}}, ["a"]) == Cost(5, 48.0)
 
 
 def test_regret_is_paired_over_the_seeds_that_measured_both() -> None:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mudit.config.load import load
-from mudit.config.schema import Experiment
+from mudit.config.schema import Experiment, ImportedSection
 from mudit.report import published_tables as published
 from mudit.report.evidence import Evidence
-from mudit.report.tables_section import Table, tables_section
+from mudit.report.table_cells import Cell, Table
+from mudit.report.tables_section import tables_section
 from mudit.runs import Setting
 from mudit.select.certificate import AxisResult, CurvePoint, SettingResult
 from mudit.stages import Job
 from support import ROOT, changed
 
 from .captioned import write_store
-from .synthetic import distance, make_inputs
+from .synthetic import AS_PUBLISHED, distance, make_inputs
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,8 @@ def paper_sized(evidence: Evidence) -> Evidence:
     )
     assert evidence.certificate is not None
     config = changed(evidence.config, model__depth=28, model__base_width=288, train__width=1152, train__steps=2_400_000)
-    snapshots = {run.target.name: {400_000: {"frechet_distance": distance("frechet_distance", 18.0)}} for run in evidence.runs}
+    record = distance("frechet_distance", 18.0) | AS_PUBLISHED
+    snapshots = {run.target.name: {400_000: {"frechet_distance": record}} for run in evidence.runs}
     return replace(
         evidence, config=config, certificate=evidence.certificate.model_copy(update={"axes": [axis]}), snapshots=snapshots
     )
@@ -124,6 +127,48 @@ class TestConvergence:
         assert cells(table, "0.4M") == ["20.36", "18.00", "18.59", "18.00"]
         assert "not run" in cells(table, "0.8M")[1]
 
+    @pytest.mark.parametrize(
+        ("change", "why"),
+        [
+            ({"n": 5_000, "protocol": "any"}, "5,000 images, protocol any, ddpm with 250 steps, guidance 1"),
+            (
+                {"sampling": {"sampler": "ddpm", "steps": 250, "guidance": 1.5}},
+                "50,000 images, protocol fid-50k, ddpm with 250 steps, guidance 1.5",
+            ),
+            (
+                {"sampling": {"sampler": "dpm-solver++", "steps": 250, "guidance": 1.0}},
+                "50,000 images, protocol fid-50k, dpm-solver++ with 250 steps, guidance 1",
+            ),
+            ({"value": None, "reason": "3 of 50000 generated images are not finite"}, "3 of 50000 generated images are not finite"),
+        ],
+    )
+    def test_a_figure_made_in_another_way_is_not_the_papers(
+        self, desk_evidence: Evidence, change: dict[str, Any], why: str
+    ) -> None:
+        evidence = paper_sized(desk_evidence)
+        record = distance("frechet_distance", 18.0) | AS_PUBLISHED | change
+        snapshots = {run.target.name: {400_000: {"frechet_distance": record}} for run in evidence.runs}
+        tables = tables_section(replace(evidence, snapshots=snapshots))
+        table = next(table for table in tables if table.title.startswith("Pre-training"))
+        row = dict(table.rows)["0.4M"]
+        assert [cell.value for cell in row] == ["20.36", "not FID-50K", "18.59", "not FID-50K"] and row[1].beside == why
+
+    def test_every_scored_step_stands_in_a_table_of_ours(self, desk_evidence: Evidence) -> None:
+        by_arm = {"mup": 20.0, "sp-published": 30.0}
+        snapshots = {
+            run.target.name: {160: {"frechet_distance": distance("frechet_distance", by_arm[run.target.arm] + run.target.seed)}}
+            for run in desk_evidence.runs
+            if run.target.arm in by_arm
+        }
+        tables = {table.title: table for table in tables_section(replace(desk_evidence, snapshots=snapshots))}
+        table = tables["Images at every scored step"]
+        assert table.head == ["steps", *desk_evidence.arms]
+        assert [label for label, _ in table.rows] == ["160", f"{desk_evidence.config.train.steps:,}"]
+        first = dict(zip(table.head[1:], table.rows[0][1], strict=True))
+        assert first["mup"].value == "21.00" and first["mup"].best and first["mup"].beside.startswith("[")
+        assert first["sp-published"].value == "31.00" and first["sp-tuned"].value == "–"
+        assert all(said in table.note for said in ("100 images", "ddpm with 50 steps", "digits-cnn", "no published protocol"))
+
     def test_at_our_size_leaves_out_diverged_runs(self, desk_evidence: Evidence) -> None:
         table = tables_section(desk_evidence)[3]
         column = table.head.index("sp-published") - 1
@@ -156,3 +201,55 @@ def test_benchmarks_of_the_papers_size_stand_below_the_papers(tmp_path: Path) ->
     geneval, mjhq, coco, *_ = cells(table, "mup, here")
     assert coco == "26.00" and "not run" in geneval and "not run" in mjhq
     assert "not run" in cells(table, "sp-published, here")[2]
+
+
+CHECKPOINTS = {"authors": ImportedSection(folder="imported/authors", content="0" * 64, weights="ema")}
+
+
+@pytest.fixture(scope="module")
+def imported_alone(desk: Experiment, digits_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Evidence:
+    """An experiment without runs of its own: it scores what came from elsewhere."""
+    root = tmp_path_factory.mktemp("imported")
+    experiment = changed(desk, sweep=None, select=None, transfer=None, train=None, imported=CHECKPOINTS, sample__train_seeds=[])
+    inputs = make_inputs(experiment, digits_folder, root)
+    return Evidence.read(Job("dit-digits", experiment, "", inputs, root / "out", root / "state"))
+
+
+class TestCheckpointsFromElsewhere:
+    def test_stand_below_the_last_points_of_the_papers_figure(self, imported_alone: Evidence) -> None:
+        (table,) = tables_section(imported_alone)
+        assert table.title == "Checkpoints from elsewhere"
+        assert [(label, row[0].value) for label, row in table.rows[:-1]] == [
+            ("DiT-XL-2 after 2.4M steps, paper", "10.73"),
+            ("DiT-XL-2-μP after 2.4M steps, paper", "9.43"),
+            ("DiT-XL-2 after 7M steps, paper", "9.58"),
+        ]
+        assert cells(table, "authors, here") == ["12.00", "6.000", "50.00", "0.6000", "0.5000", "100"]
+        assert table.rows[-1][1][-1].beside == "no published protocol"
+        assert all(len(row) == len(table.head) - 1 for _, row in table.rows)
+
+    def test_of_the_papers_size_and_protocol_compare_with_it(self, imported_alone: Evidence) -> None:
+        scored = {name: record | AS_PUBLISHED for name, record in imported_alone.metrics["authors"].items()}
+        config = changed(imported_alone.config, model__depth=28)
+        large = replace(imported_alone, config=config, metrics={"authors": scored}, imported={"authors": 1152})
+        (table,) = tables_section(large)
+        assert table.rows[-1][1][-1] == table.rows[0][1][-1] == Cell("50,000", "FID-50K")
+        (table,) = tables_section(replace(large, imported={"authors": 768}))
+        assert table.rows[-1][1][-1].beside == "FID-50K, not comparable"
+
+    def test_that_were_not_evaluated_say_so(self, imported_alone: Evidence) -> None:
+        (table,) = tables_section(replace(imported_alone, metrics={}))
+        assert cells(table, "authors, here")[0] == "not evaluated"
+
+    def test_of_a_text_model_have_a_row_among_its_results(self, imported_alone: Evidence) -> None:
+        config = load(ROOT / "config.yaml").experiments["pixart-sa1b"]
+        record = distance("frechet_distance", 37.0) | AS_PUBLISHED | {"protocol": "fid-30k"}
+        evidence = replace(
+            imported_alone,
+            config=config,
+            imported={"authors": 1152},
+            benchmarks={"coco": {"authors": {"frechet_distance": record}}},
+        )
+        results = tables_section(evidence)[0]
+        assert [label for label, _ in results.rows] == ["PixArt-α, paper", "PixArt-α-μP, paper", "authors, imported"]
+        assert cells(results, "authors, imported") == ["–", "–", "37.00", "–", "–"]

@@ -12,15 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from mudit.report import text
-from mudit.report.ledger.row import Bounds, Row, Verdict, percent_interval, sign_verdict, student
+from mudit.report.ledger.row import Row, Verdict, percent_interval, sign_verdict, student
+from mudit.report.measures import MEASURES
 from mudit.report.paper import Hypothesis, Published
+from mudit.select.records import Bounds
 
 Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Contest:
-    """Who is compared with whom, and what the paper says of it. A claim that is not made is only measured."""
+    """Who is compared with whom, and what the paper says of it. A claim that is not made is only measured.
+
+    `note`: how the paper's own contest differs; none is empty.
+    """
 
     subject: str
     baseline: str
@@ -28,28 +33,12 @@ class Contest:
     hypothesis: Hypothesis
     published: Published
     claimed: bool
+    note: str = ""
 
     @property
     def arms(self) -> tuple[str, str]:
         """Subject and baseline."""
         return self.subject, self.baseline
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric of images as a sentence says it."""
-
-    label: str
-    higher_is_better: bool
-    digits: int = 3
-
-
-METRICS = {
-    "frechet_distance": Metric("Fréchet distance", False),
-    "kernel_distance": Metric("kernel distance", False),
-    "clip_like_score": Metric("CLIP-like score", True),
-    "composition_accuracy": Metric("style and subject both right", True),
-}
 
 
 def loss_row(
@@ -84,20 +73,20 @@ def loss_row(
         value=gain,
         interval=bounds,
         verdict=_of(contest, sign_verdict(bounds)),
-        finding=_finding(bounds, len(seeds), "a single seed gives no interval"),
+        finding=_finding(bounds, len(seeds), "a single seed gives no interval") + _noted(contest),
     )
 
 
 def metric_row(contest: Contest, name: str, ours: Mapping[int, Record], theirs: Mapping[int, Record]) -> Row:
     """A metric of generated images, records by training seed."""
-    metric = METRICS[name]
+    measure = MEASURES[name]
     seeds = sorted(ours.keys() & theirs.keys())
     records = [(ours[seed], theirs[seed]) for seed in seeds]
     base: dict[str, Any] = {
         "name": contest.name,
         "hypothesis": contest.hypothesis,
         "group": "Images",
-        "claim": f"At equal steps {contest.subject}'s images are better than {contest.baseline}'s ({metric.label})",
+        "claim": f"At equal steps {contest.subject}'s images are better than {contest.baseline}'s ({measure.label})",
         "published": contest.published,
         "artefacts": tuple(f"{stage}/{arm}_s{seed}" for stage in ("sample", "evaluate") for seed in seeds for arm in contest.arms),
     }
@@ -105,7 +94,7 @@ def metric_row(contest: Contest, name: str, ours: Mapping[int, Record], theirs: 
     if unusable is not None or not records:
         finding = "no seed was evaluated in both arms" if unusable is None else f"{unusable['run']}: {unusable['reason']}"
         return Row(**base, ours="no value", value=None, interval=None, verdict=_of(contest, "undecided"), finding=finding)
-    sign = 1 if metric.higher_is_better else -1
+    sign = 1 if measure.higher_is_better else -1
     gains = [sign * (mine["value"] - other["value"]) for mine, other in records]
     gain, bounds = sum(gains) / len(gains), _interval(records, gains)
     values = [sum(pair[side]["value"] for pair in records) / len(records) for side in (0, 1)]
@@ -116,8 +105,12 @@ def metric_row(contest: Contest, name: str, ours: Mapping[int, Record], theirs: 
         value=gain,
         interval=bounds,
         verdict=_of(contest, sign_verdict(bounds)),
-        finding=_finding(bounds, len(seeds), "no interval") + _caution(records),
+        finding=_finding(bounds, len(seeds), "no interval") + _noted(contest) + _caution(records),
     )
+
+
+def _noted(contest: Contest) -> str:
+    return f"; {contest.note}" if contest.note else ""
 
 
 def _of(contest: Contest, verdict: Verdict) -> Verdict:

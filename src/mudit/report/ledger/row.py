@@ -6,7 +6,6 @@ that the paper makes no claim about; `not run` says what running would take. Row
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,9 +13,9 @@ from typing import Literal
 from mudit.report import text
 from mudit.report.paper import Hypothesis, NotRun, Published
 from mudit.select.optimum import mean_interval
+from mudit.select.records import Bounds, bounds
 
 Verdict = Literal["reproduced", "contradicted", "undecided", "measured", "not run"]
-Bounds = tuple[float, float]
 
 SCHEMES = {"mup": "μP", "sp": "SP", "sp-same-init": "SP with μP's initialisation"}
 
@@ -64,13 +63,7 @@ def sign_verdict(bounds: Bounds | None) -> Verdict:
 
 def student(values: Sequence[float], confidence: float) -> Bounds | None:
     """Student interval of a mean; None where a single value gives none."""
-    interval = mean_interval(values, confidence)
-    return finite((interval.low, interval.high))
-
-
-def finite(bounds: Bounds) -> Bounds | None:
-    """JSON has no infinity: an unbounded interval is none."""
-    return bounds if all(math.isfinite(value) for value in bounds) else None
+    return bounds(mean_interval(values, confidence))
 
 
 def percent_interval(bounds: Bounds | None, digits: int = 2, *, signed: bool = False) -> str:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 
 from mudit.report import paper, text
-from mudit.report.ledger.row import Bounds, Row, Verdict, percent_interval
+from mudit.report.ledger.row import Row, Verdict, percent_interval
 from mudit.report.paper import Published
 from mudit.search.records import EffectPoint, SearchResult, Sensitivity
+from mudit.select.records import Bounds
 
 NAMES = {
     "log2_lr": "learning rate",

@@ -19,6 +19,20 @@ class TestGate:
     def test_failing_mup_contradicts(self) -> None:
         assert gate_row(coordcheck(mup_failed=3)).verdict == "contradicted"
 
+    @pytest.mark.parametrize(("slope", "low", "high"), [(-0.24, -0.29, -0.18), (0.11, -0.12, 0.34), (0.3, 0.2, 0.4)])
+    def test_an_interval_that_crosses_the_tolerance_decides_nothing(self, slope: float, low: float, high: float) -> None:
+        report = coordcheck()
+        report["schemes"]["mup"]["slopes"][3] |= {"slope": slope, "low": low, "high": high, "flat": abs(slope) <= 0.25}
+        row = gate_row(report)
+        assert row.verdict == "undecided"
+        assert row.finding.startswith("the intervals of 1 of 12 slopes cross ±0.25, the points of ")
+        assert "size of blocks.1.attn.logits at step 2, " in row.finding
+
+    def test_one_slope_that_is_steep_for_certain_contradicts_beside_others_that_are_not(self) -> None:
+        report = coordcheck(mup_failed=1)
+        report["schemes"]["mup"]["slopes"][3] |= {"slope": 0.2, "low": 0.1, "high": 0.3}
+        assert gate_row(report).verdict == "contradicted"
+
     def test_a_control_that_passes_decides_nothing(self) -> None:
         assert gate_row(coordcheck(sp_failed=0)).verdict == "undecided"
 
@@ -26,7 +40,7 @@ class TestGate:
         report = coordcheck(mup_failed=1)
         report["schemes"]["mup"]["worst"] |= {"slope": float("nan"), "low": float("nan"), "high": float("nan")}
         row = gate_row(report)
-        assert (row.value, row.interval) == (None, None)
+        assert (row.value, row.interval, row.verdict) == (None, None, "contradicted")
 
     @pytest.mark.parametrize("family", ["dit", "pixart", "uvit", "mmdit"])
     def test_each_family_has_a_claim_of_its_own(self, family: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -53,6 +54,11 @@ class TestLoss:
 
     def test_no_common_seed_decides_nothing(self) -> None:
         assert self.row({0: 0.1}, {1: 0.1}).verdict == "undecided"
+
+    def test_how_the_papers_contest_differs_stands_beside_the_verdict(self) -> None:
+        noted = replace(contest(), note=paper.BASELINE["mmdit"])
+        row = loss_row(noted, {0: 0.1, 1: 0.1}, {0: 0.2, 1: 0.2}, 0.95, ())
+        assert row.finding == "better; 2 training seeds; the paper's baseline was tuned by hand; ours is the default setting"
 
     @pytest.mark.parametrize("ours", [0.1, 0.3, None])
     def test_without_a_claim_it_is_measured(self, ours: float | None) -> None:
