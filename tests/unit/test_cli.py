@@ -88,6 +88,12 @@ def test_params_of_an_experiment() -> None:
     assert "sp at width 32 (base 16)" in page and "blocks.0.attn.qkv.weight" in page
 
 
+def test_params_of_a_published_model_without_any_configuration(project: Path) -> None:
+    (project / "config.yaml").unlink()
+    table = json.loads(mudit("params", "--preset", "DiT-S/8", "--json").stdout)
+    assert (table["width"], table["base_width"], table["total"]) == (384, 256, 33_142_016)
+
+
 def test_params_of_a_factory_without_any_configuration(project: Path) -> None:
     (project / "config.yaml").unlink()
     (project / "own_net_of_cli.py").write_text(OWN)
@@ -105,17 +111,31 @@ def test_params_of_a_factory_without_any_configuration(project: Path) -> None:
     assert "layers.*.weight" in page and "layers.1" not in page and "…" not in page
 
 
+ONE_OF = (
+    "params: name one of an experiment of the configuration, a published model (--preset; --presets lists them) or a factory of "
+    "your own (--model)"
+)
+SPELLING = "write package.module:factory, the module as `import` has it, without a path or .py"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "params: name an experiment of the configuration, or a factory of your own with --model"),
-        (["smoke", "--model", "a:b"], "params: name an experiment of the configuration, or a factory of your own with --model"),
-        (
-            ["smoke", "--base-width", "16"],
-            "params smoke: --base-width, --delta-width and --option go with --model; the file has them",
-        ),
+        ([], ONE_OF),
+        (["smoke", "--model", "a:b"], ONE_OF),
+        (["smoke", "--preset", "DiT-S/2"], ONE_OF),
+        (["smoke", "--base-width", "16"], "params smoke: --base-width goes with --model only; leave it out"),
+        (["smoke", "--seed", "0"], "params smoke: --seed goes with --model only; leave it out"),
+        (["--preset", "DiT-S/2", "--zero-readout"], "params DiT-S/2: --zero-readout goes with --model only; leave it out"),
+        (["--preset", "DiT-S/3"], "no published model is named 'DiT-S/3'; did you mean 'DiT-S/8'?"),
         (["--model", "a:b"], "params --model: say the width at which muP is the plain model: --base-width N"),
-        (["--model", "a", "--base-width", "16"], "--model a: write package.module:factory"),
+        (["--model", "a", "--base-width", "16"], f"--model a: {SPELLING}"),
+        (["--model", "./a.py:b", "--base-width", "16"], f"--model ./a.py:b: {SPELLING}"),
+        (["--model", "json:dumps", "--base-width", "-16"], "--base-width -16: must be positive"),
+        (
+            ["--model", "json:dumps", "--base-width", "20", "--width-unit", "8"],
+            "--base-width 20: must be a multiple of --width-unit 8 and positive",
+        ),
         (["--model", "json:dumps", "--base-width", "16", "--option", "x"], "--option x: write NAME=VALUE, the value as in YAML"),
         (
             ["--model", "json:dumps", "--base-width", "16", "--delta-width", "16"],

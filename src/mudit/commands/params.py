@@ -9,18 +9,36 @@ import typer
 from mudit.commands.options import DEFAULT_CONFIG, AsJson, ConfigPath, SchemeOption
 from mudit.errors import ConfigError
 
+# Parameter of the command -> option that belongs to --model: the file, or the preset, has what they say.
+_OF_FACTORY = {
+    "base_width": "--base-width",
+    "delta_width": "--delta-width",
+    "width_argument": "--width-argument",
+    "width_unit": "--width-unit",
+    "option": "--option",
+    "zero_readout": "--zero-readout",
+    "seed": "--seed",
+}
+
 
 def params(
-    width: Annotated[int, typer.Option("--width", help="Model width in channels.")],
+    context: typer.Context,
     experiment: Annotated[str, typer.Argument(metavar="[EXPERIMENT]", help="An experiment of the configuration.")] = "",
+    width: Annotated[int | None, typer.Option("--width", help="Model width in channels (with --preset: default its own).")] = None,
+    preset: Annotated[str, typer.Option("--preset", metavar="NAME", help="A published model, such as DiT-XL/2.")] = "",
+    presets: Annotated[bool, typer.Option("--presets", help="List the published models, with their sizes.")] = False,
     scheme: SchemeOption = "mup",
     as_json: AsJson = False,
     config: ConfigPath = DEFAULT_CONFIG,
     model: Annotated[
         str, typer.Option("--model", metavar="MODULE:FACTORY", help="A factory of your own instead of an experiment.")
     ] = "",
-    base_width: Annotated[int, typer.Option("--base-width", help="With --model: width at which muP is the plain model.")] = 0,
-    delta_width: Annotated[int, typer.Option("--delta-width", help="With --model: a second width (default: twice the base).")] = 0,
+    base_width: Annotated[
+        int | None, typer.Option("--base-width", help="With --model: width at which muP is the plain model.")
+    ] = None,
+    delta_width: Annotated[
+        int | None, typer.Option("--delta-width", help="With --model: a second width (default: twice the base).")
+    ] = None,
     width_argument: Annotated[str, typer.Option("--width-argument", help="With --model: the factory's width argument.")] = "width",
     width_unit: Annotated[int, typer.Option("--width-unit", help="With --model: channels per unit of it, such as head_dim.")] = 1,
     option: Annotated[
@@ -30,11 +48,30 @@ def params(
     seed: Annotated[int, typer.Option("--seed", help="With --model: seed of the measured init.")] = 0,
 ) -> None:
     """Show how each parameter is initialised and scaled."""
-    if bool(experiment) == bool(model):
-        raise ConfigError("params: name an experiment of the configuration, or a factory of your own with --model")
+    if [bool(experiment), bool(preset), presets, bool(model)].count(True) != 1:
+        raise ConfigError(
+            "params: name one of an experiment of the configuration, a published model (--preset; --presets lists them) or a "
+            "factory of your own (--model)"
+        )
+    _check_options(context, experiment or preset or ("--presets" if presets else ""))
+    if presets:
+        from mudit.parametrization import presets as listing
+
+        listing.print_presets(as_json)
+        return
+    if preset:
+        from mudit.config.presets import PRESETS
+        from mudit.stages import known
+
+        known(preset, PRESETS, "published model")
+        chosen = PRESETS[preset]
+        from mudit.parametrization import show
+
+        show.print_table(show.run(chosen.model, chosen.width if width is None else width, scheme), as_json)
+        return
+    if width is None:
+        raise ConfigError("params: say the width in channels: --width N")
     if experiment:
-        if base_width or delta_width or option:
-            raise ConfigError(f"params {experiment}: --base-width, --delta-width and --option go with --model; the file has them")
         from mudit.config.load import load
         from mudit.stages import known
 
@@ -42,12 +79,20 @@ def params(
         known(experiment, loaded.experiments, "experiment")
         from mudit.parametrization import show
 
-        show.print_table(show.run(loaded.experiments[experiment], width, scheme), as_json)
+        show.print_table(show.run(loaded.experiments[experiment].model, width, scheme), as_json)
         return
-    if not base_width:
+    if base_width is None:
         raise ConfigError("params --model: say the width at which muP is the plain model: --base-width N")
     from mudit.parametrization import show
 
     factory = show.factory_of(model, width_argument, width_unit, option or [], seed)
-    delta_width = delta_width or 2 * base_width
+    delta_width = 2 * base_width if delta_width is None else delta_width
     show.print_table(show.run_factory(factory, width, base_width, delta_width, scheme, zero_readout), as_json)
+
+
+def _check_options(context: typer.Context, instead_of_model: str) -> None:
+    """What goes with --model is refused elsewhere, not ignored."""
+    for name, flag in _OF_FACTORY.items() if instead_of_model else ():
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"params {instead_of_model}: {flag} goes with --model only; leave it out")

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mudit.errors import ConfigError
 from mudit.models.condition import TextCondition
 
 
@@ -18,12 +19,12 @@ def diffusers_dit(*, width: int, attention_head_dim: int, **options: Any) -> nn.
     """`DiTTransformer2DModel` at `width` channels; `options` are its other arguments.
 
     The class drops labels at random by itself. That is switched off: the project drops conditions as a function of the seed.
+    Raises ConfigError if the heads do not fill the width.
     """
     from diffusers import DiTTransformer2DModel
 
-    model: Any = DiTTransformer2DModel(
-        num_attention_heads=width // attention_head_dim, attention_head_dim=attention_head_dim, **options
-    )
+    heads = _heads(width, attention_head_dim)
+    model: Any = DiTTransformer2DModel(num_attention_heads=heads, attention_head_dim=attention_head_dim, **options)
     for block in model.transformer_blocks:
         block.norm1.emb.class_embedder.dropout_prob = 0.0
     return model
@@ -35,10 +36,13 @@ def call_dit(model: nn.Module, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
 
 
 def diffusers_sd3(*, width: int, attention_head_dim: int, **options: Any) -> nn.Module:
-    """`SD3Transformer2DModel` at `width` channels, captions projected to the same; `options` are its other arguments."""
+    """`SD3Transformer2DModel` at `width` channels, captions projected to the same; `options` are its other arguments.
+
+    Raises ConfigError if the heads do not fill the width.
+    """
     from diffusers import SD3Transformer2DModel
 
-    heads = width // attention_head_dim
+    heads = _heads(width, attention_head_dim)
     model: Any = SD3Transformer2DModel(
         num_attention_heads=heads, attention_head_dim=attention_head_dim, caption_projection_dim=width, **options
     )
@@ -53,3 +57,9 @@ def call_sd3(model: nn.Module, x: Tensor, t: Tensor, captions: TextCondition) ->
     captions = captions.zeroed()
     tokens = captions.tokens * captions.mask[..., None]
     return model(x, encoder_hidden_states=tokens, pooled_projections=captions.pooled, timestep=t).sample
+
+
+def _heads(width: int, head_dim: int) -> int:
+    if head_dim <= 0 or width <= 0 or width % head_dim:
+        raise ConfigError(f"width {width} is not a positive multiple of attention_head_dim {head_dim}")
+    return width // head_dim

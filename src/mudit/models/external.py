@@ -57,6 +57,8 @@ class ModuleFactory:
             torch.manual_seed(self.seed)
             try:
                 module = function(**arguments)
+            except ConfigError as error:  # a factory that says itself what is wrong
+                raise ConfigError(f"model.factory: {self.factory}: {error}") from error
             except Exception as error:
                 shown = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
                 raise ConfigError(f"model.factory: {self.factory}({shown}) raised {_one_line(error)}") from error

@@ -4,8 +4,7 @@ Image and caption tokens meet in one attention per block; adaLN is driven by the
 velocity of a rectified flow, C channels. Parameter names are those of the published checkpoints (`joint_blocks...`).
 Optionally an intermediate layer's image tokens are projected onto an image encoder's features (REPA, Yu et al. 2025).
 
-The published family grows depth with width; muP's promise holds at fixed depth, so here width grows by heads alone. Presets follow
-the paper's sizes: 19 blocks of 512 channels are 0.18B, and at ten times the width 17.7B, its 18B (it states no depth).
+The published family grows depth with width; muP's promise holds at fixed depth, so here width grows by heads alone.
 
 Legend: B batch, N image tokens, L caption tokens, E width of the text features, P of the pooled one, D width, H heads, C channels,
 h w latent height and width, Z features of the image encoder; `...` leading dimensions (batch, or trials and batch).
@@ -14,7 +13,7 @@ h w latent height and width, Z features of the image encoder; `...` leading dime
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,20 +32,6 @@ from mudit.models.blocks import (
 from mudit.models.condition import TextCondition
 
 _NORM_EPS = 1e-6
-
-# Stable Diffusion 3's latents and text features at 256 pixels; fixed depth and head_dim.
-_PAPER: dict[str, Any] = {
-    "depth": 19,
-    "head_dim": 64,
-    "patch_size": 2,
-    "mlp_ratio": 4,
-    "image_size": 32,
-    "channels": 16,
-    "text_dim": 4096,
-    "pooled_dim": 2048,
-    "qk_norm": True,
-}
-MMDIT_PRESETS: dict[str, dict[str, Any]] = {"0.18B": {**_PAPER, "width": 512}, "18B": {**_PAPER, "width": 5120}}
 
 
 class Alignment(NamedTuple):

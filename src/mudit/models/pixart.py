@@ -13,7 +13,7 @@ Legend: B batch, N tokens, L caption tokens, E width of the text features, D wid
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -34,19 +34,6 @@ from mudit.models.blocks import (
 from mudit.models.condition import TextCondition
 
 _NORM_EPS = 1e-6
-
-# 256 pixels, T5-XXL captions; proxy and target of the paper.
-_PAPER: dict[str, Any] = {
-    "depth": 28,
-    "head_dim": 72,
-    "patch_size": 2,
-    "mlp_ratio": 4,
-    "image_size": 32,
-    "channels": 4,
-    "text_dim": 4096,
-    "max_tokens": 120,
-}
-PIXART_PRESETS: dict[str, dict[str, Any]] = {"0.04B": {**_PAPER, "width": 288}, "0.61B": {**_PAPER, "width": 1152}}
 
 
 class CaptionEmbedder(nn.Module):

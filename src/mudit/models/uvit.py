@@ -9,23 +9,12 @@ and width; `...` leading dimensions (batch, or trials and batch).
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mudit.models.blocks import Attention, ImageConv, Mlp, PatchEmbed, timestep_features, unpatchify
 from mudit.models.condition import TextCondition
-
-# Depth counts the blocks without the middle one. Patch and image side belong to the data: S/2 and S/4, M/4, L/2 and L/4, H/2, H/4.
-# The published ImageNet-256 and -512 models of size H have no final convolution; all others do.
-UVIT_PRESETS: dict[str, dict[str, Any]] = {
-    "S": {"width": 512, "depth": 12, "head_dim": 64, "mlp_ratio": 4, "final_conv": True},
-    "M": {"width": 768, "depth": 16, "head_dim": 64, "mlp_ratio": 4, "final_conv": True},
-    "L": {"width": 1024, "depth": 20, "head_dim": 64, "mlp_ratio": 4, "final_conv": True},
-    "H": {"width": 1152, "depth": 28, "head_dim": 72, "mlp_ratio": 4, "final_conv": False},
-}
 
 
 class UViTBlock(nn.Module):

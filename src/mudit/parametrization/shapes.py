@@ -46,7 +46,7 @@ def infer_shapes(factory: Factory, *, width: int, base_width: int, delta_width: 
     """Shapes and roles of every trainable parameter of `factory(width)`, in the model's order. Allocates no memory for weights.
 
     `factory(width)` builds a module whose parameter names do not depend on the width. A dimension that differs between
-    `base_width` and `delta_width` is infinite. Raises ParametrizationError if names differ or a parameter has no rule.
+    `base_width` and `delta_width` is infinite. Raises ParametrizationError if names differ, a parameter is empty or has no rule.
     """
     from mup.shape import get_shapes, make_base_shapes, zip_infshape
 
@@ -57,6 +57,11 @@ def infer_shapes(factory: Factory, *, width: int, base_width: int, delta_width: 
         raise ParametrizationError(
             f"parameter names change with width, so no rule can follow them: {odd}; keep depth and options fixed"
         )
+    for model, at in ((base, base_width), (delta, delta_width), (target, width)):
+        for name, parameter in model.named_parameters():
+            if parameter.numel() == 0:
+                shape = tuple(parameter.shape)
+                raise ParametrizationError(f"{name} has shape {shape} at width {at}; take a width that the model can have")
     base_infshapes = make_base_shapes(get_shapes(base), get_shapes(delta))
     names = _names(target)
     rows = []

@@ -1,9 +1,10 @@
-"""`mudit params`: the table of a model at a width, of an experiment or of a factory of your own, as JSON or as a page to read."""
+"""`mudit params`: the table of an experiment's, a published or your own model at a width, as JSON or as a page to read."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from mudit.config.schema import Experiment
+from mudit.config.models import CALLABLE, ModelSection
 from mudit.errors import ConfigError
 from mudit.models.external import ModuleFactory
 from mudit.parametrization.table import ParameterTable, Row, derive_external_table, table_for
@@ -20,15 +21,19 @@ _WIDEST = 500  # columns
 _SAME_STD = 0.2  # relative difference at which two measured inits of one block's parameter still count as one
 
 
-def run(experiment: Experiment, width: int, scheme: str) -> ParameterTable:
-    """The table of the experiment's model at `width` under `scheme`."""
-    return table_for(experiment.model, width, scheme)
+def run(model: ModelSection, width: int, scheme: str) -> ParameterTable:
+    """The table of a configured or published model at `width` under `scheme`."""
+    return table_for(model, width, scheme)
 
 
 def run_factory(
     factory: ModuleFactory, width: int, base_width: int, delta_width: int, scheme: str, zero_readout: bool
 ) -> ParameterTable:
     """The table of `factory(width)` under `scheme`. Raises ConfigError or ParametrizationError."""
+    for flag, value in (("--width", width), ("--base-width", base_width), ("--delta-width", delta_width)):
+        if value <= 0 or value % factory.width_unit:
+            unit = "" if factory.width_unit == 1 else f"a multiple of --width-unit {factory.width_unit} and "
+            raise ConfigError(f"{flag} {value}: must be {unit}positive")
     if base_width == delta_width:
         raise ConfigError(f"--delta-width must differ from --base-width (both are {base_width})")
     return derive_external_table(
@@ -38,8 +43,8 @@ def run_factory(
 
 def factory_of(target: str, width_argument: str, width_unit: int, options: list[str], seed: int) -> ModuleFactory:
     """The factory that a command line names. `options`: NAME=VALUE, the value in YAML. Raises ConfigError."""
-    if target.count(":") != 1 or not all(target.partition(":")):
-        raise ConfigError(f"--model {target}: write package.module:factory")
+    if re.fullmatch(CALLABLE, target) is None:
+        raise ConfigError(f"--model {target}: write package.module:factory, the module as `import` has it, without a path or .py")
     if width_unit <= 0:
         raise ConfigError(f"--width-unit {width_unit}: must be positive")
     return ModuleFactory(target, width_argument, width_unit, dict(map(_option, options)), seed)

@@ -10,7 +10,7 @@ import torch
 
 from families import CHANNELS, FAMILIES, FEATURES, TEXT, TOKENS, assert_packed_equals_solo, inputs
 from mudit.models.condition import TextCondition
-from mudit.models.mmdit import MMDIT_PRESETS, MMDiT
+from support import ROOT
 
 
 @pytest.fixture
@@ -27,28 +27,20 @@ def _generator():
     return torch.Generator().manual_seed(0)
 
 
-def test_the_proxy_has_0_18_billion_parameters():
-    with torch.device("meta"):
-        total = sum(parameter.numel() for parameter in MMDiT(**MMDIT_PRESETS["0.18B"]).parameters())
-    assert total == 180_585_280
-
-
-def test_the_target_has_18_billion_parameters_and_its_table_needs_no_memory():
-    """Built on the meta device, with its parameter table, in a process of less than 2 GB."""
+def test_the_configured_target_has_18_billion_parameters_and_its_table_needs_no_memory():
+    """The model of `config.yaml` on the meta device, with its parameter table, in a process of less than 2 GB."""
     script = """
-import resource, torch
-from mudit.models.mmdit import MMDIT_PRESETS, MMDiT
-from mudit.parametrization.table import derive_table
-sizes = {key: value for key, value in MMDIT_PRESETS["18B"].items() if key != "width"}
-table = derive_table(
-    lambda width: MMDiT(width=width, **sizes),
-    family="mmdit", scheme="mup", width=5120, base_width=512, delta_width=576,
-)
+import resource, sys
+from pathlib import Path
+from mudit.config.load import load
+from mudit.parametrization.table import table_for
+experiment = load(Path(sys.argv[1])).experiments["mmdit-18b"]
+table = table_for(experiment.model, experiment.train.width, "mup")
 row = table["joint_blocks.18.x_block.attn.qkv.weight"]
 print(table.total, row.lr_multiplier, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    total, multiplier, kilobytes = done.stdout.split()
+    command = [sys.executable, "-c", script, str(ROOT / "config.yaml")]
+    total, multiplier, kilobytes = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     assert round(int(total) / 1e9, 1) == 17.7
     assert float(multiplier) == 0.1
     assert int(kilobytes) < 2_000_000

@@ -12,21 +12,15 @@ from mup import MuReadout, set_base_shapes
 from torch import nn
 
 from families import BATCH, CHANNELS, FAMILIES, FEATURES, inputs, loss, table
+from mistakes import MISTAKES, of_family
+from mudit.config.presets import PRESETS
 from mudit.config.schema import CoordCheckSection, OptimizerSection
-from mudit.models.pixart import PIXART_PRESETS, PixArt
 from mudit.parametrization.apply import initialise, parametrize
 from mudit.parametrization.coordcheck import Slope, Subject, fit_slopes, measure_objective
-from mudit.parametrization.table import ParameterTable, derive_table
+from mudit.parametrization.table import ParameterTable, table_for
 from oracle import assert_trains_as_with_mup
 
-BASE, N, M = 288, 1152, 4.0
-
-
-def _pixart_table(width: int, scheme: str) -> ParameterTable:
-    sizes = {key: value for key, value in PIXART_PRESETS["0.61B"].items() if key != "width"}
-    return derive_table(
-        lambda w: PixArt(width=w, **sizes), family="pixart", scheme=scheme, width=width, base_width=BASE, delta_width=360
-    )
+BASE, N, M = 288, 1152, 4.0  # PixArt-alpha-muP and its proxy
 
 
 # The published PixArt-alpha-muP, measured on its own class: pattern, infinite dims, muP std at 288 and 1152, SP std at both.
@@ -54,7 +48,7 @@ PIXART_FACTS = [
 
 
 def test_pixart_agrees_with_the_published_code_tensor_by_tensor():
-    tables = [_pixart_table(width, scheme) for scheme in ("mup", "sp") for width in (BASE, N)]
+    tables = [table_for(PRESETS["PixArt-0.61B"].model, width, scheme) for scheme in ("mup", "sp") for width in (BASE, N)]
     used = set()
     for rows in zip(*(t.rows for t in tables), strict=True):
         pattern, infinite, *stds = next(fact for fact in PIXART_FACTS if fnmatchcase(rows[0].name, fact[0]))
@@ -236,56 +230,13 @@ def test_sp_is_not_flat(name):
     assert sum(not slope.flat for slope in slopes) > len(slopes) / 4
 
 
-# What is done wrong -> family, parameter, what its row says instead ("shrunk": divided by width), the probe that must see it.
-MISTAKES = {
-    "table's lr divided by width": ("pixart", "blocks.0.scale_shift_table", {"lr_multiplier": "shrunk"}, "update"),
-    "caption MLP's second layer as if its input were finite": (
-        "pixart",
-        "y_embedder.y_proj.fc2.weight",
-        {"lr_multiplier": 1.0},
-        "update",
-    ),
-    "shared modulation's init not divided by sqrt(width)": ("pixart", "t_block.1.weight", {"init_std": 0.02}, "size"),
-    "cross-attention's lr not divided by width": (
-        "pixart",
-        "blocks.1.cross_attn.kv_linear.weight",
-        {"lr_multiplier": 1.0},
-        "update",
-    ),
-    "skip layer's lr not divided by width": ("uvit", "out_blocks.0.skip_linear.weight", {"lr_multiplier": 1.0}, "update"),
-    "learned positions' lr divided by width": ("uvit", "pos_embed", {"lr_multiplier": "shrunk"}, "update"),
-    "norm's gain with its lr divided by width": ("uvit", "mid_block.norm1.weight", {"lr_multiplier": "shrunk"}, "update"),
-    "decoder not divided by width": ("uvit", "decoder_pred.weight", {"forward_multiplier": 1.0}, "size"),
-    "projector not divided by width": ("mmdit", "projector.0.weight", {"forward_multiplier": 1.0}, "update"),
-    "one stream's lr not divided by width": (
-        "mmdit",
-        "joint_blocks.0.context_block.attn.qkv.weight",
-        {"lr_multiplier": 1.0},
-        "update",
-    ),
-    "weight decay not multiplied by width": (
-        "mmdit",
-        "joint_blocks.0.context_block.mlp.fc1.weight",
-        {"weight_decay_multiplier": 1.0},
-        "decay",
-    ),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_planted_mistake_fails_where_it_was_planted(mistake):
-    name, parameter, wrong, probe = MISTAKES[mistake]
-
-    def change(right: ParameterTable) -> ParameterTable:
-        values = {key: 64 / right.width if value == "shrunk" else value for key, value in wrong.items()}
-        return right.with_row(parameter, **values)
-
+@pytest.mark.parametrize("which", of_family("pixart", "uvit", "mmdit"))
+def test_a_planted_mistake_is_seen_first_where_and_when_the_table_says(which):
+    mistake = MISTAKES[which]
     fewer = CHECK.model_copy(update={"widths": [32, 128, 512]})
-    slopes = _slopes(name, "mup", fewer, change)
-    # Tables and decay are probed by the parameter's name, layers by their module's.
-    place = parameter if probe == "decay" else parameter.removesuffix(".weight")
-    seen = [slope for slope in slopes if (slope.probe, slope.name) == (probe, place)]
-    assert any(not slope.flat for slope in seen), seen
+    slopes = _slopes(mistake.family, "mup", fewer, mistake.plant)
+    seen = [slope for slope in slopes if (slope.probe, slope.name) == (mistake.probe, mistake.place)]
+    assert mistake.first_step(slopes) == mistake.step, seen
 
 
 def test_features_of_the_projector_do_not_shrink_with_width():
