@@ -41,6 +41,8 @@ OUTCOMES = "MUDIT_OUTCOMES"
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _MARGIN_SHARE, _MARGIN_S = 0.1, 300.0  # of the time left, at most; a trainer adds what its last checkpoint took
 _FIRST_PORT, _PORTS = 20000, 10000
+# Snakemake sets each to the threads of the whole rule, and torch takes MKL's number where it differs from OpenMP's.
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,9 @@ def run(artefact: Artefact, workers: Workers, arguments: list[str]) -> None:
     cores = cores_of(workers)
     (STATE / "launch").mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=STATE / "launch", prefix=artefact.id.replace("/", ".") + "-"))
-    environment = {**slurm.clean_environment(dict(os.environ)), OUTCOMES: str(folder.resolve()), "OMP_NUM_THREADS": str(cores)}
+    environment = (
+        slurm.clean_environment(dict(os.environ)) | dict.fromkeys(_THREADS, str(cores)) | {OUTCOMES: str(folder.resolve())}
+    )
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(_command(workers, cores, arguments), env=environment, stdout=2, stderr=said, preexec_fn=_deaf)
         with _forwarding(process, folder, remote=workers.nodes > 1) as signals:

@@ -174,6 +174,24 @@ def test_on_several_machines_srun_is_told_every_count(monkeypatch: pytest.Monkey
     assert torchrun[-5:] == ["-m", "mudit.rank", "train", "exp", "mup_s0"]
 
 
+def test_every_library_gets_the_share_of_threads_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snakemake gives each of them those of the whole job: four processes would run 32 threads on eight cores."""
+    names, seen = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), {}
+    monkeypatch.chdir(tmp_path)
+    for name in names:
+        monkeypatch.setenv(name, "8")
+
+    def start(command: list[str], *, env: dict[str, str], **options: object) -> None:
+        seen.update(env)
+        raise InterruptedError
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    data = find(load(ROOT / "tests/smoke/config.yaml"), "smoke", "data", "")
+    with pytest.raises(InterruptedError):
+        launch.run(data, Workers(nodes=1, per_node=4), [])
+    assert {name: seen[name] for name in names} == dict.fromkeys(names, "2")
+
+
 def test_an_inner_srun_sees_the_job_and_nothing_of_the_outer_step() -> None:
     outer = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SRUN_CPUS_PER_TASK": "1", "NCCL_DEBUG": "INFO"}
     assert slurm.clean_environment(outer) == {"SLURM_JOB_ID": "7", "NCCL_DEBUG": "INFO"}
