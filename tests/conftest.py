@@ -20,22 +20,42 @@ from support import ROOT
 settings.register_profile("mudit", deadline=None)
 settings.load_profile("mudit")
 
-GROUPS = {"test_containers.py": "cluster", "test_slurm.py": "cluster", "test_text.py": "text", "test_parallel.py": "parallel"}
+# Tests that share something run in one worker: a Slurm, of which there can be one, a finished project, runs of minutes. The longer
+# path counts; the group that takes longest stands first.
+GROUPS = {
+    "tests/workflow/test_slurm.py": "cluster",
+    "tests/workflow/test_containers.py": "cluster",
+    "tests/workflow/": "workflow",
+    "tests/workflow/test_text.py": "text",
+    "tests/unit/train/test_parallel.py": "parallel",
+}
+
+
+def group(nodeid: str) -> str:
+    """Name of the group that a test belongs to; of none, the test itself."""
+    path = max((path for path in GROUPS if nodeid.startswith(path)), key=len, default=None)
+    return nodeid if path is None else GROUPS[path]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Several workers begin with the groups, so that none idles at the end; a single process keeps the order of the files."""
+    if hasattr(config, "workerinput"):
+        order = list(dict.fromkeys(GROUPS.values()))
+        items.sort(key=lambda item: order.index(group(item.nodeid)) if group(item.nodeid) in order else len(order))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """One worker runs all tests that share something: a Slurm, of which there can be one, a finished project, runs of minutes."""
+    """One worker runs all tests of a group."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByGroup(LoadScopeScheduling):
         """Not `--dist loadgroup`: its marks are lost with pytest 9.2 (xdist 3.8 writes them into an attribute that is gone)."""
 
         def _split_scope(self, nodeid: str) -> str:
-            module = nodeid.partition("::")[0]
-            shared = "workflow" if "/workflow/" in module else nodeid
-            return GROUPS.get(module.rpartition("/")[2], shared)
+            return group(nodeid)
 
+    config.option.loadscopereorder = False  # else the group of the most tests comes first, however short they are
     return ByGroup(config, log)
 
 

@@ -138,6 +138,7 @@ def test_experiments_of_a_study_or_one_experiment(config: Config) -> None:
         (("x", "data", ""), "no experiment is named 'x'; known are smoke"),
         (("smoke", "train", "mup_s1"), "no train of smoke is named 'mup_s1'; did you mean 'mup_s0'?"),
         (("smoke", "transfer", ""), "transfer smoke: say which one: mup, sp-published, sp-tuned, sp-same-init"),
+        (("smoke", "data", "mup"), "data smoke: makes one artefact; leave out 'mup'"),
     ],
 )
 def test_unknown_names_get_the_nearest(config: Config, arguments: tuple[str, str, str], message: str) -> None:

@@ -1,13 +1,13 @@
-"""Training on two machines of a real Slurm, through Snakemake, and what happens to machines: the same weights whatever happens.
+"""Jobs on two machines of a real Slurm, through Snakemake, and what happens to machines: the same results whatever happens.
 
-The machines are two slurmd on this one. Each test submits `snakemake --profile slurm`, does the harm, and waits: nobody helps.
+The machines are two slurmd on this one. Each test submits `snakemake --profile slurm`, does the harm, sees that it was done, and
+waits: nobody helps.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -19,15 +19,20 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mudit import stages
+from mudit.config.load import load
+
 from . import miniature
 from .cluster import SERVER, cancel_all, quick
 from .conftest import Workspace, working_copy
 
 pytestmark = pytest.mark.slow
-RUN = "smoke/train/sp-published_s0"
-TARGET = f"state/fresh/{RUN}"
-TIMEOUT_S = 400
-STEPS = 300
+RUN = "train/smoke/sp-published_s0"
+SWEEPS = ("sweep/grid/mup_w16_b16", "sweep/grid/sp_w16_b16")  # two tasks of one array
+TIMEOUT_S = 900  # far more than anything here takes on a busy machine
+STEPS, CHECKPOINT_EVERY = 120, 40
+NOT_IN_THE_PAPER = {"imported", "scorer"}
+FAILED_LOGS = "logs/*/pixart-sa1b*/**/*.log.earlier"
 TWO_MACHINES = {
     "nodes": 2,
     "per_node": 1,
@@ -36,35 +41,132 @@ TWO_MACHINES = {
     "checkpoint_activations": False,
     "compile": False,
 }
-# Steps as slow as a test needs them; the numbers are the same.
+# Every step of a stage takes so many seconds as the file `pace-STAGE` says, while it is there, and is told at once: as slow as a
+# test needs it. The numbers are the same.
 PACED = """
 
-import os, time
-_step = Trainer._train_step
+_EVERY_S = 0.5
+_due = Heartbeat.due.fget
+
 def _paced(self):
-    time.sleep(float(os.environ["PACE_S"]))
-    return _step(self)
-Trainer._train_step = _paced
+    try:
+        time.sleep(float(Path("pace-" + self._values["artefact"].split("/")[1]).read_text()))
+    except FileNotFoundError:
+        pass
+    return _due(self)
+
+Heartbeat.due = property(_paced)
 """
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A workspace, in which Snakemake has its jobs run by Slurm."""
+
+    workspace: Workspace
+    process: subprocess.Popen[str]
+
+    def finish(self) -> str:
+        """At full speed from now on. Returns what Snakemake said; it must have succeeded."""
+        set_pace(self.workspace)
+        output, _ = self.process.communicate(timeout=TIMEOUT_S)
+        assert self.process.returncode == 0, output[-6000:]
+        return output
+
+    def wait(self, condition: Callable[[], object], seconds: float = TIMEOUT_S) -> object:
+        """Until it holds; fails at once if Snakemake is over before that."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if value := condition():
+                return value
+            assert self.process.poll() is None, f"Snakemake ended too early:\n{self.process.communicate()[0][-6000:]}"
+            time.sleep(0.2)
+        raise AssertionError("nothing happened")
+
+
+def set_pace(workspace: Workspace, **seconds: float) -> None:
+    """From now on, a step of these stages takes so long; those of others take as long as they do."""
+    for path in workspace.path.glob("pace-*"):
+        path.unlink()
+    for stage, each in seconds.items():
+        (workspace.path / f"pace-{stage}").write_text(str(each))
+
+
+@contextlib.contextmanager
+def submitted(workspace: Workspace, *arguments: str, **pace: float) -> Iterator[Submitted]:
+    """`snakemake --profile slurm`, with seconds per step of some stages; nothing is left of it after a failure."""
+    set_pace(workspace, **pace)
+    process = workspace.start("snakemake", "--profile", "slurm", *arguments)
+    try:
+        yield Submitted(workspace, process)
+    except BaseException:
+        process.kill()
+        cancel_all()
+        raise
+
+
+def squeue(*arguments: str) -> list[str]:
+    done = subprocess.run(["squeue", "--noheader", *arguments], check=True, capture_output=True, text=True)
+    return done.stdout.split()
+
+
+def running(*arguments: str) -> list[str]:
+    """Names of the jobs that run, tasks of arrays as ARRAY_TASK."""
+    return squeue("--states", "RUNNING", "--format", "%i", *arguments)
+
+
+def restarts(job: str) -> int:
+    """How often Slurm has put a job back into its queue."""
+    shown = subprocess.run(["scontrol", "show", "job", job], check=True, capture_output=True, text=True).stdout
+    return int(re.search(r"Restarts=(\d+)", shown)[1])  # type: ignore[index]
+
+
+def failed(job: str) -> bool:
+    """Whether it is over without success: Snakemake repeats it as another job."""
+    return squeue("--states", "all", "--jobs", job, "--format", "%T") in (["FAILED"], ["NODE_FAIL"])
+
+
+def preempt() -> None:
+    """A job of the partition whose jobs come first takes both machines for a moment."""
+    command = ["sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wait", "--wrap", "true"]
+    subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT_S)
+
+
+def lose_a_machine(server: Path) -> None:
+    """n2 dies with all that runs on it, and comes back."""
+    subprocess.run([SERVER, "kill", "n2", server], check=True)
+    subprocess.run([SERVER, "up", server], check=True)
+
+
+def let_pace(workspace: Workspace) -> None:
+    with (workspace.path / "src/mudit/heartbeat.py").open("a") as file:
+        file.write(PACED)
 
 
 @pytest.fixture(scope="module")
 def prepared(slurm: Path, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A project with all that the run needs, and a profile for quick tests."""
+    """A project with all that a run and two sweeps need, and a profile for quick tests."""
     workspace = working_copy(tmp_path_factory.mktemp("prepared") / "project")
     config = yaml.safe_load((workspace.path / "config.yaml").read_text())
     smoke = config["experiments"]["smoke"]
-    for section in ("sweep", "select", "transfer", "sample", "evaluate"):
+    for section in ("sample", "evaluate", "transfer"):
         del smoke[section]
-    smoke["train"] |= {"steps": STEPS, "checkpoint_every": 40, "arms": {"sp-published": smoke["train"]["arms"]["sp-published"]}}
+    smoke["coordcheck"]["also"] = []
+    grid = {name: section for name, section in smoke.items() if name != "train"}
+    grid["sweep"] = smoke.pop("sweep") | {"widths": {"width": [16], "batch_size": 16, "steps": 200}, "seeds": [0]}
+    grid["sweep"] |= {"log2_lr_min": -8, "log2_lr_max": -2, "batch_sizes": None, "steps": None, "tuned": None}
+    del smoke["select"]
+    smoke["train"] |= {"steps": STEPS, "checkpoint_every": CHECKPOINT_EVERY, "snapshots": []}
+    smoke["train"]["arms"] = {"sp-published": smoke["train"]["arms"]["sp-published"]}
     smoke["execution"] = {"train": TWO_MACHINES}
+    config |= {"experiments": {"smoke": smoke, "grid": grid}, "studies": {"desk": ["smoke", "grid"]}}
     config["cluster"]["nodes"] = 2
     (workspace.path / "config.yaml").write_text(yaml.safe_dump(config))
     quick(workspace)
     workspace.edit("workflow/profiles/slurm/config.v9+.yaml", "study=paper", "study=desk")
-    with (workspace.path / "src/mudit/train/stage.py").open("a") as file:
-        file.write(PACED)
-    workspace.snakemake("--", "state/fresh/smoke/transfer/sp-published", "state/fresh/smoke/coordcheck/dit")
+    let_pace(workspace)
+    first = ("smoke/transfer/sp-published", "smoke/coordcheck/dit", "grid/coordcheck/dit")
+    workspace.snakemake("--", *(f"state/fresh/{name}" for name in first))
     return workspace
 
 
@@ -75,95 +177,113 @@ def project(prepared: Workspace, tmp_path: Path) -> Workspace:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(prepared: Workspace, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Digests of the run's weights, made in as many processes without Slurm."""
+def undisturbed(prepared: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The run and the sweeps, made in as many processes without Slurm."""
     copy = Workspace(Path(shutil.copytree(prepared.path, tmp_path_factory.mktemp("plain") / "project", symlinks=True)))
-    os.environ["PACE_S"] = "0"
-    copy.run(
-        "mudit", "launch", "--nodes", "1", "--per-node", "2", *RUN.replace("smoke/train", "train smoke").replace("/", " ").split()
-    )
-    return weights(copy)
+    config = yaml.safe_load((copy.path / "config.yaml").read_text())
+    config["experiments"]["smoke"]["execution"]["train"] |= {"nodes": 1, "per_node": 2}
+    (copy.path / "config.yaml").write_text(yaml.safe_dump(config))
+    copy.snakemake("--", *map(token, (RUN, *SWEEPS)))
+    return copy
 
 
-def weights(workspace: Workspace) -> dict[str, str]:
-    """Digest of every file of weights that the run left, and of its losses."""
-    manifest = json.loads((workspace.path / "results" / RUN / "manifest.json").read_text())
-    kept = {name: file["sha256"] for name, file in manifest["outputs"].items() if name.endswith((".safetensors", ".jsonl"))}
-    assert len(kept) >= 3
-    return kept
+def token(artefact: str) -> str:
+    stage, experiment, key = artefact.split("/")
+    return f"state/fresh/{experiment}/{stage}/{key}"
 
 
-def submit(project: Workspace, pace_s: float, harm: Callable[[int, str], None]) -> str:
-    """Run the target through Slurm; once some steps of the run are done, do `harm` to it. Returns what Snakemake said."""
-    os.environ["PACE_S"] = str(pace_s)
-    process = project.start("snakemake", "--profile", "slurm", "--", TARGET)
-    try:
-        step = wait(lambda: progress(project) >= 20 and progress(project))
-        job = wait(lambda: squeue("--states", "RUNNING", "--format", "%i"))
-        harm(step, job)
-        output, _ = process.communicate(timeout=TIMEOUT_S)
-    except BaseException:
-        process.kill()
-        cancel_all()
-        raise
-    assert process.returncode == 0, output[-6000:] + log(project)
-    return output
+def made(workspace: Workspace, artefact: str) -> dict[str, str]:
+    """Digest of every file that holds weights, losses or trials."""
+    stage, experiment, key = artefact.split("/")
+    manifest = json.loads((workspace.path / "results" / experiment / stage / key / "manifest.json").read_text())
+    kept = (".safetensors", ".jsonl", "trials.json")
+    found = {name: file["sha256"] for name, file in manifest["outputs"].items() if name.endswith(kept)}
+    assert found
+    return found
 
 
-def progress(project: Workspace) -> int:
-    path = project.path / "state" / RUN / "progress.json"
-    return int(json.loads(path.read_text())["step"]) if path.exists() else 0
+def progress(workspace: Workspace, artefact: str) -> dict[str, object]:
+    """What the job says of itself."""
+    stage, experiment, key = artefact.split("/")
+    path = workspace.path / "state" / experiment / stage / key / "progress.json"
+    return json.loads(path.read_text()) if path.exists() else {"step": 0, "state": None}
 
 
-def log(project: Workspace) -> str:
-    return (project.path / "logs/train/smoke/sp-published_s0.log").read_text()
+def log(workspace: Workspace, artefact: str) -> str:
+    return (workspace.path / f"logs/{artefact}.log").read_text()
 
 
-def earlier(project: Workspace) -> str:
+def earlier(workspace: Workspace, artefact: str) -> str:
     """Logs of the slices and attempts before the last."""
-    path = project.path / "logs/train/smoke/sp-published_s0.log.earlier"
+    path = workspace.path / f"logs/{artefact}.log.earlier"
     return path.read_text() if path.exists() else ""
 
 
-def squeue(*arguments: str) -> str:
-    return subprocess.run(["squeue", "--noheader", *arguments], check=True, capture_output=True, text=True).stdout.strip()
+def resumed(workspace: Workspace) -> int:
+    """The step from which the last slice or attempt of the run went on."""
+    found = re.search(r"resumed from step (\d+)", log(workspace, RUN))
+    assert found, log(workspace, RUN)
+    return int(found[1])
 
 
-def wait(condition: Callable[[], object], seconds: float = TIMEOUT_S) -> object:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.2)
-    raise AssertionError("nothing happened")
+def sliced(workspace: Workspace, artefact: str) -> bool:
+    return "goes on in its next slice" in earlier(workspace, artefact)
 
 
-def test_a_preempted_job_writes_a_checkpoint_and_goes_on(project: Workspace, undisturbed: dict[str, str]) -> None:
-    """What preemption does: SIGTERM to everything, and back into the queue. No step is done twice."""
-    output = submit(project, 0.1, lambda step, job: subprocess.run(["scontrol", "requeue", job], check=True))
-    assert weights(project) == undisturbed
-    resumed = re.findall(r"resum\w+ .*?step (\d+)", log(project))
-    assert resumed and int(resumed[0]) % 40 != 0, "the checkpoint of the interruption, not one of the schedule"
-    assert "Trying to restart" not in output, "the same job goes on: no failure for Snakemake"
+def test_a_preempted_job_writes_a_checkpoint_and_goes_on(project: Workspace, undisturbed: Workspace) -> None:
+    """A job of a higher partition takes its machines. No step is done twice, and Snakemake sees no failure."""
+    with submitted(project, "--", token(RUN), train=0.5) as work:
+        work.wait(lambda: int(str(progress(project, RUN).get("step", 0))) >= 2)
+        (job,) = running()
+        preempt()
+        assert restarts(job) == 1
+        output = work.finish()
+        assert restarts(job) == 1
+    assert made(project, RUN) == made(undisturbed, RUN)
+    assert 0 < resumed(project) < CHECKPOINT_EVERY, "the checkpoint of the interruption, not one of the schedule"
+    assert "Trying to restart" not in output
 
 
 def test_a_lost_machine_costs_only_the_steps_since_the_last_checkpoint(
-    project: Workspace, slurm: Path, undisturbed: dict[str, str]
+    project: Workspace, slurm: Path, undisturbed: Workspace
 ) -> None:
-    def pull_the_plug(step: int, job: str) -> None:
-        wait(lambda: list((project.path / "state" / RUN).glob("**/*.safetensors")))
-        subprocess.run([SERVER, "kill", "n2", slurm], check=True)
-        subprocess.run([SERVER, "up", slurm], check=True)
+    with submitted(project, "--", token(RUN), train=0.1) as work:
+        work.wait(lambda: list((project.path / "state/smoke/train").glob("**/*.safetensors")))
+        (job,) = running("--nodelist", "n2")
+        lose_a_machine(slurm)
+        output = work.finish()
+        assert restarts(job) == 1 or "Trying to restart" in output, "the machine's job was lost with it"
+    assert made(project, RUN) == made(undisturbed, RUN)
+    assert resumed(project) % CHECKPOINT_EVERY == 0, "nobody had asked for a checkpoint"
 
-    submit(project, 0.1, pull_the_plug)
-    assert weights(project) == undisturbed
 
-
-def test_a_run_longer_than_the_queue_allows_is_cut_into_slices(project: Workspace, undisturbed: dict[str, str]) -> None:
+def test_work_longer_than_the_queue_allows_is_cut_into_slices(project: Workspace, undisturbed: Workspace) -> None:
+    """A run on two machines, and each task of an array: one of these has the array's own number."""
     project.edit("config.yaml", "job_hours: 24", "job_hours: 0.017")
-    output = submit(project, 0.3, lambda step, job: None)
-    assert weights(project) == undisturbed
-    assert earlier(project).count("goes on in its next slice") >= 1
+    work_of_a_minute = (RUN, *SWEEPS)
+    with submitted(project, "--", *map(token, work_of_a_minute), train=0.7, sweep=0.5) as work:
+        jobs: set[str] = set()
+        work.wait(lambda: jobs.update(running()) or all(sliced(project, each) for each in work_of_a_minute))
+        output = work.finish()
+        array = [job for job in jobs if "_" in job]
+        assert (len(jobs), len(array)) == (3, 2), jobs
+        assert all(restarts(job) >= 1 for job in jobs)
+    for each in work_of_a_minute:
+        assert made(project, each) == made(undisturbed, each)
+    assert "Trying to restart" not in output
+
+
+def test_a_job_that_slurm_signals_ahead_of_its_limit_goes_on(project: Workspace, undisturbed: Workspace) -> None:
+    """`--signal=USR1@300` reaches all processes of the job's steps, `--signal=B:USR1@300` its shell. So does scancel, at once."""
+    with submitted(project, "--", token(SWEEPS[0]), sweep=0.5) as work:
+        work.wait(lambda: int(str(progress(project, SWEEPS[0]).get("step", 0))) >= 2)
+        (job,) = running()
+        for options in (["--batch"], []):
+            subprocess.run(["scancel", *options, "--signal=USR1", job], check=True)
+        output = work.finish()
+        assert restarts(job) == 1
+    assert sliced(project, SWEEPS[0])
+    assert made(project, SWEEPS[0]) == made(undisturbed, SWEEPS[0])
     assert "Trying to restart" not in output
 
 
@@ -197,56 +317,64 @@ def small_disk(path: Path) -> Iterator[Disk]:
         subprocess.run(["umount", "--lazy", path], check=True)
 
 
-def test_a_full_disk_is_one_line_and_the_repeated_job_finishes(project: Workspace, undisturbed: dict[str, str]) -> None:
+def test_a_full_disk_is_one_line_and_the_repeated_job_finishes(project: Workspace, undisturbed: Workspace) -> None:
     results = project.path / "results"
     kept = project.path / "kept"
     results.rename(kept)
     with small_disk(results) as disk:
         shutil.copytree(kept, results, dirs_exist_ok=True)
         disk.fill(spare_kb=64)
-
-        def make_room(step: int, job: str) -> None:
-            wait(lambda: "No space left on device" in earlier(project))
+        with submitted(project, "--", token(RUN)) as work:
+            work.wait(lambda: "No space left on device" in earlier(project, RUN))
             disk.grow()
-
-        output = submit(project, 0.02, make_room)
-        lines = [line for line in earlier(project).splitlines() if "No space left" in line]
+            output = work.finish()
+        lines = [line for line in earlier(project, RUN).splitlines() if "No space left" in line]
         assert lines[0].startswith("mudit: smoke/train/sp-published_s0: cannot write")
         assert "Trying to restart" in output
-        assert weights(project) == undisturbed
+        assert made(project, RUN) == made(undisturbed, RUN)
 
 
 def test_the_paper_in_miniature_comes_out_the_same_through_slurm_with_faults(slurm: Path, tmp_path: Path) -> None:
-    """All rules up to the reports, from the published formats, on two machines; a preemption, a full disk, a lost machine."""
-    folder = working_copy(tmp_path / "plain", miniature.CONFIG)
-    miniature.write(folder.path)
-    text = (folder.path / "config.yaml").read_text()
-    quick(folder)
-    slurmed = Workspace(Path(shutil.copytree(folder.path, tmp_path / "slurm", symlinks=True)))
-    (folder.path / "config.yaml").write_text(text.replace("nodes: 2, per_node: 1", "nodes: 1, per_node: 2"))
-    folder.snakemake()
-    with small_disk(slurmed.path / "results/pixart-sa1b") as disk:
-        process = slurmed.start("snakemake", "--profile", "slurm")
-        try:
-            wait(lambda: list((slurmed.path / "state").glob("*/sweep/*/progress.json")))
-            job = wait(lambda: squeue("--states", "RUNNING", "--format", "%A"))
-            subprocess.run(["scontrol", "requeue", str(job).split()[0]], check=True)
-            disk.fill()
-            wait(
-                lambda: any("No space left" in log.read_text() for log in slurmed.path.glob("logs/*/pixart-sa1b*/**/*.log.earlier"))
-            )
-            disk.grow()
-            wait(lambda: list((slurmed.path / "state").glob("*/train/*/progress.json")))
-            subprocess.run([SERVER, "kill", "n2", slurm], check=True)
-            subprocess.run([SERVER, "up", slurm], check=True)
-            output, _ = process.communicate(timeout=3 * TIMEOUT_S)
-        except BaseException:
-            process.kill()
-            cancel_all()
-            raise
-        assert process.returncode == 0, output[-6000:]
-        assert "Trying to restart" in output
-        assert contents(slurmed) == contents(folder)
+    """All rules up to the reports, from the published formats, on two machines; a preemption, a full disk, a lost machine.
+
+    Beside it runs the same study without Slurm and without faults, in as many processes.
+    """
+    plain = working_copy(tmp_path / "plain", miniature.CONFIG)
+    miniature.write(plain.path)
+    quick(plain)
+    slurmed = Workspace(Path(shutil.copytree(plain.path, tmp_path / "slurm", symlinks=True)))
+    let_pace(slurmed)
+    text = (plain.path / "config.yaml").read_text()
+    (plain.path / "config.yaml").write_text(text.replace("nodes: 2, per_node: 1", "nodes: 1, per_node: 2"))
+    twin = plain.start("snakemake", "--cores", "2")
+    with small_disk(slurmed.path / "results/pixart-sa1b") as disk, submitted(slurmed, sweep=0.5, search=0.5) as work:
+        work.wait(lambda: at_work(slurmed, "sweep") or at_work(slurmed, "search"))
+        victims = running()
+        preempt()
+        assert sum(map(restarts, victims)) >= 1, f"{victims} ran on"
+
+        set_pace(slurmed, train=0.5)
+        disk.fill()
+        work.wait(lambda: [path for path in slurmed.path.glob(FAILED_LOGS) if "No space left" in path.read_text()])
+        disk.grow()
+
+        work.wait(lambda: at_work(slurmed, "train"))
+        before = {job: restarts(job) for job in running("--nodelist", "n2")}
+        lose_a_machine(slurm)
+        work.wait(lambda: any(restarts(job) > count or failed(job) for job, count in before.items()), seconds=60)
+        output = work.finish()
+        said, _ = twin.communicate(timeout=TIMEOUT_S)
+        assert twin.returncode == 0, said[-6000:]
+        assert contents(slurmed) == contents(plain)
+    config = load(plain.path / "config.yaml")
+    assert {each.stage.name for each, _ in stages.plan(config)} == stages.STAGES.keys() - NOT_IN_THE_PAPER
+    assert "Trying to restart" in output, "after the full disk"
+
+
+def at_work(workspace: Workspace, stage: str) -> bool:
+    """Whether a job of the stage has begun its steps and not ended them."""
+    told = [json.loads(path.read_text()) for path in (workspace.path / "state").glob(f"*/{stage}/**/progress.json")]
+    return any(each["state"] == "running" and each.get("step") for each in told)
 
 
 def contents(workspace: Workspace) -> dict[str, str]:
