@@ -149,9 +149,7 @@ def _manifest(wish: Wish, foreign: Foreign, sets: dict[Variant, Converted], out:
         "content": digest(outputs),
         "source": {
             "path": wish.path.name,
-            "files": [
-                {"file": file.name, "bytes": file.stat().st_size, "sha256": sha256_file(file)} for file in foreign.files
-            ],
+            "files": [{"file": file.name, "bytes": file.stat().st_size, "sha256": sha256_file(file)} for file in foreign.files],
             "kind": foreign.note,
         },
         "weights": {
