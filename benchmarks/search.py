@@ -2,7 +2,8 @@
 
 Runs draws of the desk-text MMDiT search to its horizon, validation included, on a store of random numbers of the right shapes (the
 arithmetic does not depend on the values), and prints trials per hour and ratios. Each way pays for the start of its processes.
-Seconds are of processor time: with one thread those of an idle machine, and other work beside does not count.
+Ratios are of processor seconds: with one thread those of an idle machine, and other work beside does not count. Wall seconds stand
+beside them; on an idle machine they are the ones to quote.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import resource
 import subprocess
 import sys
 import tempfile
+import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -38,6 +41,14 @@ IMAGES = {"train": 1024, "validation": 400}
 CAPTION = 10  # tokens of every caption; padded to the model's longest
 
 
+@dataclass(frozen=True)
+class Seconds:
+    """Of one trial: of processors, and on the wall."""
+
+    processor: float
+    wall: float
+
+
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
@@ -57,14 +68,17 @@ def main() -> None:
         SearchStudy(search, folder / "optuna.log")
         solo, many = list(range(arguments.solo)), list(range(arguments.trials))
         seconds = {
-            "one process per trial": _seconds(arguments, folder, "alone", [[number] for number in solo]) / len(solo),
-            "back to back": _seconds(arguments, folder, "alone", [solo]) / len(solo),
-            "packed": _seconds(arguments, folder, "packed", [many]) / len(many),
+            "one process per trial": _seconds(arguments, folder, "alone", [[number] for number in solo]),
+            "back to back": _seconds(arguments, folder, "alone", [solo]),
+            "packed": _seconds(arguments, folder, "packed", [many]),
         }
+    slowest = seconds["one process per trial"]
     for name, value in seconds.items():
-        ratio = seconds["one process per trial"] / value
-        print(f"{name:22s} {value:6.2f} s per trial, {3600 / value:6.0f} trials per hour, {ratio:.2f}x")
-    print(json.dumps(seconds))
+        print(
+            f"{name:22s} per trial: {value.processor:6.2f} processor s, {slowest.processor / value.processor:.2f}x; "
+            f"{value.wall:6.2f} wall s, {slowest.wall / value.wall:.2f}x, {3600 / value.wall:6.0f} trials per hour"
+        )
+    print(json.dumps({name: asdict(value) for name, value in seconds.items()}))
 
 
 def _config(arguments: argparse.Namespace) -> Experiment:
@@ -74,15 +88,16 @@ def _config(arguments: argparse.Namespace) -> Experiment:
     return config.model_copy(update={"search": search})
 
 
-def _seconds(arguments: argparse.Namespace, folder: Path, way: str, processes: list[list[int]]) -> float:
-    """Processor seconds of processes that run these trials, one process after another."""
+def _seconds(arguments: argparse.Namespace, folder: Path, way: str, processes: list[list[int]]) -> Seconds:
+    """Seconds per trial of processes that run these trials, one process after another."""
     options = {"--steps": arguments.steps, "--width": arguments.width, "--batch-size": arguments.batch_size}
     command = [sys.executable, __file__, "--threads", str(arguments.threads), "--trials", str(arguments.trials)]
     command += [text for name, value in options.items() if value is not None for text in (name, str(value))]
-    start = _children()
+    trials = sum(map(len, processes))
+    start, wall_start = _children(), time.perf_counter()
     for numbers in processes:
         subprocess.run([*command, "--child", way, str(folder), *map(str, numbers)], check=True)
-    return _children() - start
+    return Seconds((_children() - start) / trials, (time.perf_counter() - wall_start) / trials)
 
 
 def _children() -> float:

@@ -177,6 +177,8 @@ def test_mmdit_is_held_against_the_default_under_sp(reports: dict[str, Made]) ->
     assert rows["better-loss-mup-default"]["verdict"] == "measured"
     assert {row["verdict"] for name, row in rows.items() if name.startswith("speedup-")} == {"measured"}
     assert rows["search-search"]["hypothesis"] == "H5"
+    assert "of the 5 runs that tuning by hand took in the paper" in rows["search-search"]["ours"]
+    assert "ours is the default setting" in rows["better-loss-sp-default"]["finding"]
     assert reports["mmdit-emoji"].files == [
         "curves.csv",
         "figures/coordcheck.svg",
