@@ -33,6 +33,7 @@ from mudit import containers, slurm
 from mudit.config.cluster import Workers
 from mudit.config.schema import Experiment
 from mudit.errors import ConfigError
+from mudit.files import write_text
 from mudit.interrupt import DEADLINE, EXIT_CODE, Interrupted
 from mudit.stages import STATE, Artefact
 
@@ -209,7 +210,4 @@ def _judge(outcomes: list[Outcome], processes: int, code: int, *, asked: bool, s
 def record(rank: int, code: int, message: str) -> None:
     """Leave a rank's outcome for the launcher."""
     outcome: dict[str, Any] = {"rank": rank, "code": code, "message": message, "when": time.time()}
-    folder = Path(os.environ[OUTCOMES])
-    part = folder / f"{rank}.part"
-    part.write_text(json.dumps(outcome))
-    part.rename(folder / f"{rank}.json")
+    write_text(Path(os.environ[OUTCOMES]) / f"{rank}.json", json.dumps(outcome), durable=False)

@@ -55,20 +55,17 @@ def params(
         )
     _check_options(context, experiment or preset or ("--presets" if presets else ""))
     if presets:
-        from mudit.parametrization import presets as listing
+        from mudit.parametrization.show_presets import print_presets
 
-        listing.print_presets(as_json)
+        print_presets(as_json)
         return
+    section = None
     if preset:
         from mudit.config.presets import PRESETS
         from mudit.stages import known
 
         known(preset, PRESETS, "published model")
-        chosen = PRESETS[preset]
-        from mudit.parametrization import show
-
-        show.print_table(show.run(chosen.model, chosen.width if width is None else width, scheme), as_json)
-        return
+        section, width = PRESETS[preset].model, PRESETS[preset].width if width is None else width
     if width is None:
         raise ConfigError("params: say the width in channels: --width N")
     if experiment:
@@ -77,9 +74,12 @@ def params(
 
         loaded = load(config)
         known(experiment, loaded.experiments, "experiment")
-        from mudit.parametrization import show
+        section = loaded.experiments[experiment].model
+    if section is not None:
+        from mudit.parametrization.show import print_table
+        from mudit.parametrization.table import table_for
 
-        show.print_table(show.run(loaded.experiments[experiment].model, width, scheme), as_json)
+        print_table(table_for(section, width, scheme), as_json)
         return
     if base_width is None:
         raise ConfigError("params --model: say the width at which muP is the plain model: --base-width N")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mudit.data.format import SPLITS
+from mudit.data.format import SPLITS, making
 from mudit.data.reader import LatentStore
 from mudit.data.tensors import save_tensors
 from mudit.errors import DataError
@@ -37,7 +37,7 @@ def run(job: Job) -> dict[str, Any]:
     store = LatentStore.open(job.inputs["data"])
     store.verify()
     if store.info.text is None:
-        raise DataError("scorer: the store holds no captions; give data.captions and run `mudit data` again")
+        raise DataError(f"scorer: the store holds no captions; give data.captions and run: {making(store.folder)}")
     train, validation = store.split("train"), store.split("validation")
     composition = Composition.of_split(validation, store.info.class_names, section)
     encoder = load_extractor(section.image_encoder, job.out)

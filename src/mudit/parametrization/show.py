@@ -12,18 +12,13 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from mudit.config.models import CALLABLE, ModelSection
+from mudit.config.models import CALLABLE
 from mudit.errors import ConfigError
 from mudit.models.external import ModuleFactory
-from mudit.parametrization.table import ParameterTable, Row, derive_external_table, table_for
+from mudit.parametrization.table import ParameterTable, Row, derive_external_table
 
 _WIDEST = 500  # columns
 _SAME_STD = 0.2  # relative difference at which two measured inits of one block's parameter still count as one
-
-
-def run(model: ModelSection, width: int, scheme: str) -> ParameterTable:
-    """The table of a configured or published model at `width` under `scheme`."""
-    return table_for(model, width, scheme)
 
 
 def run_factory(

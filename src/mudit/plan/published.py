@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mudit.config.models import DiTSection
+from mudit.config.presets import PRESETS
 from mudit.plan import encoders
 from mudit.plan.counts import train_flops
 from mudit.plan.hardware import PROCESSORS, Precision
@@ -17,19 +17,7 @@ from mudit.plan.hardware import PROCESSORS, Precision
 _A100 = PROCESSORS["a100-80gb"]
 _SIDE, _CHANNELS, _BATCH = 256, 4, 256
 _DATASET, _VIEWS = 1_281_167, 2  # images of ImageNet, each stored with its mirror image
-_MODEL = DiTSection(
-    family="dit",
-    depth=28,
-    head_dim=72,
-    patch_size=2,
-    mlp_ratio=4,
-    image_size=32,
-    channels=_CHANNELS,
-    num_classes=1000,
-    base_width=288,
-    delta_width=360,
-    output_mult=1.0,
-)
+_MODEL = PRESETS["DiT-XL/2"].model
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pytest
 from mudit.config.load import load
 from mudit.config.presets import PRESETS
 from mudit.models.flops import forward_macs
-from mudit.parametrization.presets import parameters
+from mudit.parametrization.show_presets import parameters
 from support import ROOT
 
 # Millions of parameters as the papers state them. DiT's and U-ViT's tables; the muP paper's names and its code for the others:
