@@ -23,7 +23,7 @@ from PIL import Image
 
 from mudit.config.data import DataSection
 from mudit.data.encoders import AutoencoderKL
-from mudit.data.sources import ImageFolder
+from mudit.data.sources import ClassFolders
 from mudit.data.writer import StoreWriter
 from mudit.distributed import barrier, joined
 
@@ -42,7 +42,7 @@ def main() -> None:
         folder = Path(scratch)
         _write_images(folder / "images", arguments.images)
         encoder = AutoencoderKL(_small(folder / "vae"), 0.18215)
-        source = ImageFolder(folder / "images", 256)
+        source = ClassFolders(folder / "images", 256)
         print(f"{arguments.images} images, {torch.get_num_threads()} torch threads, batch {arguments.batch}")
         _independence(source, encoder)
         threads = {"plain loop": torch.get_num_threads(), "plain loop, one thread": 1}
@@ -79,7 +79,7 @@ def _small(folder: Path) -> Path:
     return folder
 
 
-def _plain(source: ImageFolder, encoder: AutoencoderKL, folder: Path) -> None:
+def _plain(source: ClassFolders, encoder: AutoencoderKL, folder: Path) -> None:
     """Decode, encode both views, write a file: for each image by itself."""
     folder.mkdir()
     for place in range(len(source.names)):
@@ -108,7 +108,7 @@ def _store(folder: Path, index: int, batch: int) -> float:
 
 def _rank(folder: Path, index: str, batch: int) -> None:
     """One of the processes that write the store."""
-    source, encoder = ImageFolder(folder / "images", 256), AutoencoderKL(folder / "vae", 0.18215)
+    source, encoder = ClassFolders(folder / "images", 256), AutoencoderKL(folder / "vae", 0.18215)
     out = folder / f"store{index}"
     with joined() as world:
         if world.main:
@@ -129,7 +129,7 @@ def _section(folder: Path, images: int) -> DataSection:
     """Shards enough for every process to have its share."""
     return DataSection.model_validate(
         {
-            "source": {"kind": "image-folder", "path": str(folder / "images")},
+            "source": {"kind": "class-folders", "path": str(folder / "images")},
             "share": 1.0,
             "image_size": 256,
             "encoder": "autoencoder-kl",
@@ -154,7 +154,7 @@ def _encode(encoder: AutoencoderKL, images: int, batch: int) -> None:
         encoder.encode(pixels)
 
 
-def _independence(source: ImageFolder, encoder: AutoencoderKL) -> None:
+def _independence(source: ClassFolders, encoder: AutoencoderKL) -> None:
     pixels = torch.from_numpy(np.stack([source.read(place) for place in range(32)]))
     whole, _ = encoder.encode(pixels)
     threads = torch.get_num_threads()
@@ -168,7 +168,7 @@ def _independence(source: ImageFolder, encoder: AutoencoderKL) -> None:
     torch.set_num_threads(threads)
 
 
-def _read(source: ImageFolder) -> None:
+def _read(source: ClassFolders) -> None:
     for place in range(len(source.names)):
         source.read(place)
 

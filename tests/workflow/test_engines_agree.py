@@ -30,6 +30,7 @@ def test_snakemake_runs_every_artefact_of_the_registry_with_its_inputs(finished:
         read = {str(tokens.path(each)) for each in [*inputs(artefact, SMOKE_EXPERIMENT), *gates(artefact, SMOKE_EXPERIMENT)]}
         assert job["rule"] == artefact.stage.name
         assert set(job["input-file(s)"].split(",")) - {"-", ""} == read, artefact.id
+        assert not (artefact.stage.spent and (finished.path / artefact.state).exists()), f"{artefact.id} left its state"
 
 
 def test_rules_call_the_registrys_commands(clone: Workspace) -> None:

@@ -115,7 +115,7 @@ def test_targets_by_stage_and_experiment(clone: Workspace) -> None:
 
 
 def test_a_failing_job_shows_the_end_of_its_log_and_leaves_nothing(clone: Workspace) -> None:
-    clone.edit("config.yaml", "source: {kind: sklearn-digits}", "source: {kind: image-folder, path: nowhere}")
+    clone.edit("config.yaml", "source: {kind: sklearn-digits}", "source: {kind: class-folders, path: nowhere}")
     done = clone.run("snakemake", "--cores", "2", "--quiet", "all", "--", "data@smoke", check=False)
     assert done.returncode == 1
     assert re.search(r"^mudit: .*nowhere", done.stdout, flags=re.MULTILINE)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from mudit.benchmark.prompt_store import INFO_FILE, RealImages, write_items
 from mudit.benchmark.references import open_references
 from mudit.benchmark.text_features import features_of, shard_name
 from mudit.config.benchmarks import FidClipSection
+from mudit.crew import Crew
 from mudit.data.encoders import to_uint8
 from mudit.data.images import UnreadableImageError
 from mudit.data.text import CaptionEncoder
@@ -35,7 +35,6 @@ from mudit.evaluate.reference import open_extractor
 from mudit.files import link_or_copy
 from mudit.interrupt import Interrupt
 from mudit.sizes import SHARD_PROMPTS
-from mudit.sweep.crew import Crew
 from mudit.train.device import compute_device
 
 if TYPE_CHECKING:
@@ -82,7 +81,6 @@ def run(job: Job) -> dict[str, Any]:
     for shard in shards:
         link_or_copy(pieces.path(shard.name), job.out / pieces.path(shard.name).name)
     (job.out / INFO_FILE).write_text(json.dumps(info, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    shutil.rmtree(job.state)
     summary = {
         "prompts": len(texts),
         "cut": info["text"]["cut"],

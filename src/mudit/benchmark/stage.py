@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from mudit.benchmark.prompt_store import PromptStore
 from mudit.config.benchmarks import FidClipSection
 from mudit.config.cluster import SampleWorkers
 from mudit.config.published import sampled_weights
+from mudit.crew import Crew
 from mudit.data.reader import LatentStore
 from mudit.errors import DataError
 from mudit.evaluate.drawer import NetworkDrawer
@@ -33,7 +33,6 @@ from mudit.evaluate.settings import image_settings, record_context, sampling_con
 from mudit.interrupt import Interrupt
 from mudit.models.flops import inference_flops
 from mudit.runs import Benchmarked
-from mudit.sweep.crew import Crew
 from mudit.train.snapshots import snapshots
 from mudit.train.weights import load_model
 
@@ -77,7 +76,6 @@ def run(job: Job) -> dict[str, Any]:
         records[samples.name] = [{**context, **record} for record in found]
     final = records.pop(FINAL)
     _write(job.out / METRICS_FILE, key, final, [record for each in records.values() for record in each])
-    shutil.rmtree(job.state)
     passes = len(sets) * prompts.images * section.steps * (1 if section.guidance == 1.0 else 2)
     return {
         **{record["metric"]: record["value"] for record in final},

@@ -15,10 +15,10 @@ class DigitsSource(Section):
     kind: Literal["sklearn-digits"] = Field(description="where images come from")
 
 
-class ImageFolderSource(Section):
+class ClassFoldersSource(Section):
     """One sub-folder of images per class."""
 
-    kind: Literal["image-folder"] = Field(description="where images come from")
+    kind: Literal["class-folders"] = Field(description="where images come from")
     path: str = Field(description="folder, relative to the working directory")
 
 
@@ -61,7 +61,7 @@ class SA1BSource(Section):
 
 
 AnySource = Annotated[
-    DigitsSource | ImageFolderSource | EmojiSource | DatasetSource | ImageNetTarsSource | SA1BSource, Field(discriminator="kind")
+    DigitsSource | ClassFoldersSource | EmojiSource | DatasetSource | ImageNetTarsSource | SA1BSource, Field(discriminator="kind")
 ]
 
 

@@ -73,7 +73,7 @@ class SklearnDigits(Source):
         return image_CHW
 
 
-class ImageFolder(Source):
+class ClassFolders(Source):
     """`path/CLASS/any/depth/IMAGE`: classes are the sub-folders in sorted order, images are RGB, centre-cropped to a square.
 
     Folders are listed and no file is looked at before it is read: a million looks take an hour on a busy network file system.
@@ -96,7 +96,7 @@ class ImageFolder(Source):
                 )
         self.class_names, self.names = folders, names
         self.labels_n = np.repeat(np.arange(len(folders), dtype=np.int64), counts)
-        self.identity = {"name": "image-folder", "images": len(names), "names_sha256": names_sha256(names)}
+        self.identity = {"name": "class-folders", "images": len(names), "names_sha256": names_sha256(names)}
 
     def read(self, index: int) -> NDArray[np.float32]:
         return read_image(self._path / self.names[index], self._image_size)
@@ -133,7 +133,7 @@ def _open(data: DataSection) -> Source:
         from mudit.data.sa1b import SA1B
 
         return SA1B(section, data.image_size)
-    return ImageFolder(Path(section.path), data.image_size)
+    return ClassFolders(Path(section.path), data.image_size)
 
 
 def _listed(path: Path, folders: list[str], counts: list[int]) -> Iterator[str]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mudit.config.schema import EvaluateSection
+from mudit.crew import Crew
 from mudit.data.format import SplitName
 from mudit.data.reader import LatentStore
 from mudit.data.tensors import save_tensors
@@ -35,7 +36,6 @@ from mudit.evaluate.reference import IDENTITY_FILE, Real, feature_tensors, featu
 from mudit.evaluate.reference_file import ReferenceFile
 from mudit.interrupt import Interrupt
 from mudit.sizes import KEPT_IMAGES, MOMENT_IMAGES
-from mudit.sweep.crew import Crew
 from mudit.train.device import compute_device, matmul_precision
 
 if TYPE_CHECKING:
@@ -104,7 +104,6 @@ def run(job: Job) -> dict[str, Any]:
         "reference": described,
     }
     (job.out / IDENTITY_FILE).write_text(json.dumps(identity, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    shutil.rmtree(job.state)
     return {**identity, "flops": None, "device": extractor.device}
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from mudit.crew import Crew
 from mudit.distributed import barrier, broadcast, gather
 from mudit.evaluate.samples import (
     Samples,
@@ -30,7 +31,6 @@ from mudit.evaluate.samples import (
 )
 from mudit.files import link_or_copy, sha256_file, start_or_resume
 from mudit.logs import Progress, progress
-from mudit.sweep.crew import Crew
 
 
 class Drawer(Protocol):

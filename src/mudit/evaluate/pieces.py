@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mudit.crew import Crew
 from mudit.data.tensors import save_tensors
 from mudit.distributed import barrier
 from mudit.files import start_or_resume
 from mudit.logs import progress
-from mudit.sweep.crew import Crew
 
 
 class Piece(NamedTuple):

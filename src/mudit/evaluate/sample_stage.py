@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import functools
 import json
-import shutil
 from typing import TYPE_CHECKING, Any
 
 from mudit.config.cluster import SampleWorkers
 from mudit.config.published import sampled_weights
+from mudit.crew import Crew
 from mudit.data.reader import LatentStore
 from mudit.evaluate.drawer import NetworkDrawer
 from mudit.evaluate.generate import generate
@@ -22,7 +22,6 @@ from mudit.evaluate.samples import set_name
 from mudit.evaluate.settings import image_settings
 from mudit.interrupt import Interrupt
 from mudit.models.flops import inference_flops
-from mudit.sweep.crew import Crew
 from mudit.train.snapshots import snapshots
 from mudit.train.weights import load_model
 
@@ -59,7 +58,6 @@ def run(job: Job) -> dict[str, Any]:
     if not crew.world.main:
         return {}
     sets = len(snapshots(job.weights)) + 1
-    shutil.rmtree(job.state)
     width = json.loads((job.weights / "model.json").read_text(encoding="utf-8"))["width"]
     passes = sets * section.images * section.steps * (1 if section.guidance == 1.0 else 2)
     return {

@@ -14,7 +14,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor
 
 from mudit.config.published import sampled_weights
+from mudit.crew import Crew
 from mudit.data.reader import LatentStore
 from mudit.evaluate.composition import Composition
 from mudit.evaluate.extractors import Extractor, concatenated
@@ -34,7 +34,6 @@ from mudit.evaluate.scorer import HeldOut, Scorer, Seen, load_result, open_score
 from mudit.evaluate.settings import record_context, sampling_context
 from mudit.evaluate.text_records import TEXT_METRICS, text_records
 from mudit.interrupt import Interrupt
-from mudit.sweep.crew import Crew
 from mudit.train.device import compute_device, matmul_precision
 from mudit.train.snapshots import snapshots
 from mudit.train.validation import validation_loss
@@ -69,7 +68,6 @@ def run(job: Job) -> dict[str, Any]:
     result = {"run": job.key, "records": final, "snapshots": [record for each in records.values() for record in each]}
     text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
     (job.out / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
-    shutil.rmtree(job.state)
     return {**{record["metric"]: record["value"] for record in final}, "flops": None, "device": extractor.device}
 
 

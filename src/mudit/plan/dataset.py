@@ -79,7 +79,7 @@ def _images(name: str, experiment: Experiment) -> int:
     path = Path(data.source.path) if hasattr(data.source, "path") else None
     if kind in _ARCHIVES and path is not None:
         return _share(_archived(kind, path), data.share)
-    if kind in ("image-folder", "imagefolder") and path is not None and path.is_dir():
+    if kind in ("class-folders", "imagefolder") and path is not None and path.is_dir():
         return _share(_listed(path), data.share)
     raise ConfigError(
         f"{name}: the plan cannot know how many images a source {kind!r} has; add execution.expect: "

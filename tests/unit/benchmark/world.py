@@ -82,12 +82,12 @@ def experiment(captioned: Path, sections: dict[str, Any]) -> Experiment:
 
 
 def job(made: Experiment, name: str, root: Path, out: Path | None = None) -> Job:
-    """A job on artefacts below `root`, with the view of the configuration that the stage declares."""
+    """A job on artefacts below `root`, with the view of the configuration that the stage declares, and a state beside its `out`."""
     artefact = parse(NAME, name)
     folders = {each.name: root / each.name for each in inputs(artefact, made)}
     out = out or root / name
     out.mkdir(parents=True)
-    return Job(NAME, scoped(made, artefact), artefact.key, folders, out, root / "state" / name)
+    return Job(NAME, scoped(made, artefact), artefact.key, folders, out, out.with_name(f"{out.name}-state"))
 
 
 def write_target(folder: Path, made: Experiment, scale: float = 1.0) -> None:

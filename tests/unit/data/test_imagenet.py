@@ -10,7 +10,7 @@ import pytest
 from mudit.data.format import StoredFile
 from mudit.data.imagenet import ImageNetTars
 from mudit.data.reader import LatentStore
-from mudit.data.sources import ImageFolder, open_source
+from mudit.data.sources import ClassFolders, open_source
 from mudit.errors import DataError
 
 from .conftest import section, write_store
@@ -24,7 +24,7 @@ def forms(tmp_path, monkeypatch):
     write_class_tars(tmp_path / "tars", imagenet())
     write_tar_of_tars(tmp_path / "ILSVRC2012_img_train.tar", imagenet())
     return {
-        "tree": {"kind": "image-folder", "path": str(tmp_path / "tree")},
+        "tree": {"kind": "class-folders", "path": str(tmp_path / "tree")},
         "tars": {"kind": "imagenet-tars", "path": str(tmp_path / "tars")},
         "tar of tars": {"kind": "imagenet-tars", "path": str(tmp_path / "ILSVRC2012_img_train.tar")},
     }
@@ -32,7 +32,7 @@ def forms(tmp_path, monkeypatch):
 
 def test_three_forms_are_the_same_images(forms):
     tree, tars, nested = (open_source(section(source=source, image_size=16)) for source in forms.values())
-    assert isinstance(tree, ImageFolder) and isinstance(nested, ImageNetTars)
+    assert isinstance(tree, ClassFolders) and isinstance(nested, ImageNetTars)
     for source in (tars, nested):
         assert list(source.names) == list(tree.names)
         assert (source.class_names, source.labels_n.tolist()) == (WNIDS, tree.labels_n.tolist())

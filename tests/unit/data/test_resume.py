@@ -15,7 +15,7 @@ from PIL import Image
 from mudit.config.load import load
 from mudit.data import rounds
 from mudit.data.reader import LatentStore
-from mudit.data.sources import ImageFolder
+from mudit.data.sources import ClassFolders
 from mudit.errors import DataError, ResultsError
 from mudit.files import sha256_file
 from mudit.interrupt import Interrupt, Interrupted
@@ -47,18 +47,18 @@ def images(tmp_path):
 @pytest.fixture
 def read(monkeypatch):
     """Names of the images that are read, as it happens."""
-    names, true = [], ImageFolder.read
+    names, true = [], ClassFolders.read
 
     def noted(self, index):
         names.append(self.names[index])
         return true(self, index)
 
-    monkeypatch.setattr(ImageFolder, "read", noted)
+    monkeypatch.setattr(ClassFolders, "read", noted)
     return names
 
 
 def folder_section(images, **changes):
-    source = {"kind": "image-folder", "path": str(images)}
+    source = {"kind": "class-folders", "path": str(images)}
     return section(source=source, image_size=8, shard_images=3, validation_images=4, **changes)
 
 

@@ -10,12 +10,12 @@ from PIL import Image
 from mudit.data.encoders import Identity, open_encoder
 from mudit.data.images import UnreadableImageError
 from mudit.data.reader import LatentStore
-from mudit.data.sources import ImageFolder, SklearnDigits
+from mudit.data.sources import ClassFolders, SklearnDigits
 from mudit.errors import ConfigError, DataError
 
 from .conftest import section, write_store
 
-FOLDER = section(source={"kind": "image-folder", "path": "images"}, image_size=16, flip=True, shard_images=4, validation_images=4)
+FOLDER = section(source={"kind": "class-folders", "path": "images"}, image_size=16, flip=True, shard_images=4, validation_images=4)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_too_many_corrupt_images_stop_the_preparation(images, tmp_path):
 def test_unreadable_image(images):
     (images / "cats" / "deep" / "0.png").write_bytes(b"junk")
     with pytest.raises(UnreadableImageError):
-        ImageFolder(images, 16).read(0)
+        ClassFolders(images, 16).read(0)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_unreadable_image(images):
 def test_bad_folders_are_explained(tmp_path, make, message):
     make(tmp_path / "images")
     with pytest.raises(DataError, match=message):
-        ImageFolder(tmp_path / "images", 16)
+        ClassFolders(tmp_path / "images", 16)
 
 
 def test_missing_encoder_path_is_a_config_error():

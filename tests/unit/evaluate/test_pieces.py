@@ -7,9 +7,9 @@ import time
 import pytest
 import torch
 
+from mudit.crew import Crew
 from mudit.evaluate.pieces import Piece, Pieces
 from mudit.interrupt import DEADLINE, Interrupt, Interrupted
-from mudit.sweep.crew import Crew
 
 
 def work(made: list[str]) -> list[Piece]:

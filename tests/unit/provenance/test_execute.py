@@ -9,6 +9,7 @@ import os
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -184,7 +185,7 @@ def test_a_stage_must_write_something(project: Project) -> None:
         project.make("data")
 
 
-def test_state_is_outside_results_and_survives(project: Project) -> None:
+def test_state_survives_a_failed_run_and_is_removed_after_the_last(project: Project) -> None:
     def resume(job: Job) -> dict[str, Any]:
         job.state.mkdir(parents=True, exist_ok=True)
         progress = job.state / "progress"
@@ -199,7 +200,27 @@ def test_state_is_outside_results_and_survives(project: Project) -> None:
         project.make("data")
     project.make("data")
     assert Path("results/smoke/data/found.json").read_text() == "half"
-    assert not Path("state/smoke/data").is_relative_to("results")
+    assert not Path("state/smoke/data").exists(), "spent"
+
+
+def test_work_survives_a_stop_before_its_artefact_is_in_place(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    worked = []
+
+    def work(job: Job) -> dict[str, Any]:
+        if not (job.state / "work").exists():
+            worked.append(job.key)
+            (job.state / "work").write_text("dear")
+        (job.out / "found.json").write_text((job.state / "work").read_text())
+        return {}
+
+    project.run = work
+    with monkeypatch.context() as stopped:
+        stopped.setattr(place, "put", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            project.make("data")
+    project.make("data")
+    assert len(worked) == 1
+    assert not Path("state/smoke/data").exists()
 
 
 def test_results_can_be_copied_elsewhere(project: Project, tmp_path: Path) -> None:

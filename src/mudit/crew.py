@@ -1,4 +1,4 @@
-"""The processes of one sweep: each works alone between two meetings, and all stop together. Imports no torch.
+"""The processes of one job that work alone between two meetings, and all stop together. Imports no torch.
 
 There may be days between two meetings, so nobody blocks in a collective operation, whose time limit is an hour: who is done looks
 at shared counters. A process that was asked to stop (`mudit.interrupt`) tells the others through them, too.
