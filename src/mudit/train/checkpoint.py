@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -76,6 +77,7 @@ class CheckpointFolder:
         self._world = world
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._writing: _Writing | None = None
+        self._copies: dict[str, Tensor] = {}
         self.newest: int | None = None  # step of the newest one that is known to be whole
         self.seconds = 0.0  # from the start to the end of the last save
 
@@ -85,7 +87,10 @@ class CheckpointFolder:
         self.finish()
 
     def begin(self, checkpoint: Checkpoint) -> None:
-        """Copy it to main memory and let a thread write it. An earlier one is finished first (see `finish` for errors)."""
+        """Copy it to main memory and let a thread write it. An earlier one is finished first (see `finish` for errors).
+
+        The memory of the copy stays for the next one: as much as this process writes, pinned if the tensors are on a GPU.
+        """
         self._begin(checkpoint, copy=True)
 
     @property
@@ -150,10 +155,17 @@ class CheckpointFolder:
         """What this process writes. Rank 0 writes what all hold."""
         shards = {name: shard_of(tensor.detach()) for name, tensor in tensors.items()}
         return {
-            name: shard._replace(local=shard.local.to("cpu", copy=True)) if copy else shard
+            name: shard._replace(local=self._copied(name, shard.local)) if copy else shard
             for name, shard in shards.items()
             if shard.rows and (self._world.main or not shard.whole)
         }
+
+    def _copied(self, name: str, local: Tensor) -> Tensor:
+        """A copy in main memory, in the place of the last one of this name: fresh memory costs several times the copying."""
+        copies = self._copies
+        if name not in copies or (copies[name].shape, copies[name].dtype) != (local.shape, local.dtype):
+            copies[name] = torch.empty(local.shape, dtype=local.dtype, pin_memory=local.is_cuda)
+        return copies[name].copy_(local)
 
     def _write(self, partial: Path, mine: dict[str, Shard]) -> _Part:
         partial.mkdir(parents=True, exist_ok=True)
