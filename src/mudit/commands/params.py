@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -19,6 +20,8 @@ _OF_FACTORY = {
     "zero_readout": "--zero-readout",
     "seed": "--seed",
 }
+# What says nothing about the list of presets.
+_OF_TABLE = {"width": "--width", "scheme": "--scheme"}
 
 
 def params(
@@ -53,8 +56,10 @@ def params(
             "params: name one of an experiment of the configuration, a published model (--preset; --presets lists them) or a "
             "factory of your own (--model)"
         )
-    _check_options(context, experiment or preset or ("--presets" if presets else ""))
+    if not model:
+        _refuse(context, _OF_FACTORY, f"params {experiment or preset or '--presets'}: {{}} goes with --model only; leave it out")
     if presets:
+        _refuse(context, _OF_TABLE, "params --presets: it lists the models as published; {} goes with --preset NAME")
         from mudit.parametrization.show_presets import print_presets
 
         print_presets(as_json)
@@ -90,9 +95,9 @@ def params(
     show.print_table(show.run_factory(factory, width, base_width, delta_width, scheme, zero_readout), as_json)
 
 
-def _check_options(context: typer.Context, instead_of_model: str) -> None:
-    """What goes with --model is refused elsewhere, not ignored."""
-    for name, flag in _OF_FACTORY.items() if instead_of_model else ():
+def _refuse(context: typer.Context, options: Mapping[str, str], why: str) -> None:
+    """An option without effect is refused, not ignored. options: parameter of the command -> option."""
+    for name, flag in options.items():
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise ConfigError(f"params {instead_of_model}: {flag} goes with --model only; leave it out")
+            raise ConfigError(why.format(flag))
