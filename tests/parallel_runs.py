@@ -56,6 +56,7 @@ class Case:
     log2_lr: float = -8.0
     steps: int = 6
     checkpoint_every: int = 100
+    keep: int = 2  # checkpoints
     state: str | None = None  # folder of checkpoints; None: one of its own
     pause_s: float = 0.0  # per step: time for a test to send its signal
     limited_rank: int | None = None  # a rank that may write no file of more than 1000 bytes until the run has ended
@@ -133,7 +134,7 @@ def trainer_of(case: Case, out: Path) -> Trainer:
         ema_decay=0.9,
         eval_every=3,
         checkpoint_every=case.checkpoint_every,
-        keep_checkpoints=2,
+        keep_checkpoints=case.keep,
         identity=case.family,
         snapshots=tuple(case.snapshots),
     )

@@ -30,7 +30,7 @@ from mudit.errors import ConfigError, DataError
 from mudit.files import cache_folder
 
 KEY, TEXT = "__key__", "txt"
-_NUMBER = re.compile(r"(?:sa_)?(\d+)")
+_NUMBER = re.compile(r"(?:sa_)?(\d{1,18})")  # what fits into 64 bits
 _TARS = (".tar", ".tar.gz", ".tgz")
 _KINDS = (".parquet", ".jsonl", *_TARS)
 _VERSION = 1
@@ -70,7 +70,7 @@ class CaptionTable:
 
 
 def number_of(name: str) -> int | None:
-    """The number N of `sa_N`, `sa_N.jpg`, `folder/sa_N` or plain `N`; None for any other name."""
+    """The number N of `sa_N`, `sa_N.jpg`, `folder/sa_N` or plain `N`; None for any other name, and beyond 18 digits."""
     path = PurePosixPath(name)
     found = _NUMBER.fullmatch(path.stem if path.suffix.lower() in (".jpg", ".jpeg", ".txt", ".json") else path.name)
     return int(found[1]) if found else None

@@ -39,13 +39,15 @@ class SA1B(Source):
         self._numbers_n = numbers_n[self._place_n]
         self._check_unique(path)
         self._captions = CaptionTable(Path(section.captions), section.id_column, section.caption_column)
-        matched = int(np.isin(self._captions.ids_m, self._numbers_n, assume_unique=True).sum())
+        captioned_n = np.isin(self._numbers_n, self._captions.ids_m, assume_unique=True)
+        matched = int(captioned_n.sum())
         if not matched:
             raise DataError(
                 f"data.source.captions {section.captions}: none is of an image in {path} (sa_{self._captions.ids_m[0]}, and there "
                 f"sa_{self._numbers_n[0]}); name captions of these images"
             )
         self._image_size = image_size
+        self._captionless = np.flatnonzero(~captioned_n)
         self.unused_captions = len(self._captions.ids_m) - matched + self._captions.others
         self.class_names = ["all"]
         self.names = _Names(self._numbers_n)
@@ -66,6 +68,9 @@ class SA1B(Source):
         if not text:
             raise MissingCaptionError("no caption")
         return text
+
+    def captionless(self) -> NDArray[np.int64]:
+        return self._captionless
 
     def _numbers(self, path: Path) -> NDArray[np.int64]:
         """N of each image. Raises DataError on another name."""

@@ -42,6 +42,10 @@ class Source(ABC):
         """Caption of image `index`, where there are captions. Raises UnreadableImageError if this image has none."""
         raise AssertionError(f"{type(self).__name__} has no captions")
 
+    def captionless(self) -> NDArray[np.int64]:
+        """Images that are known to have no caption before one is read, ascending."""
+        return np.empty(0, dtype=np.int64)
+
     def split(self, held_out: int, seed: int) -> dict[str, NDArray[np.int64]]:
         """Image indices of `train` and `validation`. Raises ConfigError or DataError on a number that cannot be held out."""
         if self.subjects_n is None:

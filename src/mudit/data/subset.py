@@ -35,6 +35,9 @@ class Subset(Source):
     def caption(self, index: int) -> str:
         return self._source.caption(int(self._place_k[index]))
 
+    def captionless(self) -> NDArray[np.int64]:
+        return np.flatnonzero(np.isin(self._place_k, self._source.captionless()))
+
 
 def _chosen(source: Source, share: float, seed: int) -> NDArray[np.int64]:
     """Places of the chosen images, ascending."""

@@ -195,4 +195,6 @@ def _pax(records: bytes, where: str) -> tuple[str | None, int | None]:
         found[key] = value
         records = records[int(digits) :]
     path, size = found.get(b"path"), found.get(b"size")
+    if size is not None and not (size.isdigit() and len(size) < 20):
+        raise DataError(f"{where}: damaged extended header; fetch it again")
     return None if path is None else path.decode("utf-8", "surrogateescape"), None if size is None else int(size)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -111,6 +111,8 @@ class StoreWriter:
         them, and Interrupted, between shards, when a rank was asked to stop or the next shard would last beyond the deadline.
         """
         main = World.of_environment().main
+        if self._text is not None:
+            self._check_captions()
         if main:
             start_or_resume(self._state, self._plan())
         barrier()
@@ -144,7 +146,7 @@ class StoreWriter:
                 done[name] = _Done.from_json(report)
                 seen += len(self._parts[name])
                 advance(len(self._parts[name]))
-            self._check_share(done, seen)
+            self._check_encoded(done, seen)
         return done
 
     def _shard(self, name: str) -> _Done:
@@ -174,16 +176,22 @@ class StoreWriter:
             captions = StoredFile.model_validate(stored_file(captions_path))
         return Shard.model_validate({**stored_file(path), "count": len(tensors["labels"]), "captions": captions})
 
-    def _check_share(self, done: dict[str, _Done], seen: int) -> None:
+    def _check_captions(self) -> None:
+        """What can be known before hours of encoding."""
+        self._check_share(self._source.captionless().tolist(), f"of {len(self._source.names)} images have no caption")
+
+    def _check_encoded(self, done: dict[str, _Done], seen: int) -> None:
+        lack = "cannot be read" if self._text is None else "cannot be read or have no caption"
         places = [place for each in done.values() for place, _ in each.left_out]
-        total = len(self._source.names)
-        if len(places) > self._data.max_corrupt_share * total:
+        self._check_share(places, f"of the first {seen} images (of {len(self._source.names)}) {lack}")
+
+    def _check_share(self, places: Sequence[int], what: str) -> None:
+        allowed = self._data.max_corrupt_share
+        if len(places) > allowed * len(self._source.names):
             first = ", ".join(self._source.names[place] for place in places[:5])
             more = f" and {len(places) - 5} more" if len(places) > 5 else ""
-            lack = "cannot be read" if self._text is None else "cannot be read or have no caption"
             raise DataError(
-                f"{len(places)} of the first {seen} images (of {total}) {lack}: {first}{more}; "
-                f"mend or remove them, or raise data.max_corrupt_share from {self._data.max_corrupt_share}"
+                f"{len(places)} {what}: {first}{more}; mend or remove them, or raise data.max_corrupt_share from {allowed}"
             )
 
     def _put(self, shard: Shard) -> None:

@@ -1,6 +1,7 @@
 """Resumable state belongs to one recipe: what a killed run left may be used only by the same parameters, inputs and code.
 
-State of another recipe is set aside, not deleted: beside the new state as `<name>.superseded`, until that is superseded in turn.
+State of another recipe is set aside, not deleted: beside the new state as `<name>.superseded-<digest of its recipe>`, from where it
+comes back when that recipe does, an edit taken back for example. Nothing here removes it: it may be the work of days.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from mudit import heartbeat
 from mudit.provenance import source
 
 _LOG = logging.getLogger(__name__)
@@ -19,20 +21,35 @@ _FILE = "recipe.json"
 
 
 def claim(state: Path, recipe: dict[str, Any], *, afresh: bool) -> None:
-    """Make `state` this recipe's: keep it if it is, set it aside if it is another's or if `afresh`."""
+    """Make `state` this recipe's: what is there if it is, what was set aside if that is, else new. `afresh`: new in any case."""
     digests = _digests(recipe)
     if state.exists():
         former = _read(state / _FILE)
         changed = [part for part in digests if former.get(part) != digests[part]]
         if not changed and not afresh:
             return
-        aside = state.with_name(f"{state.name}.superseded")
-        shutil.rmtree(aside, ignore_errors=True)
-        os.replace(state, aside)
         why = f"its {' and '.join(changed)} changed" if changed else "a fresh run was asked for"
-        _LOG.warning("unfinished work in %s is not used, because %s; it is kept in %s", state, why, aside.name)
+        _set_aside(state, _aside(state, former), why)
+    aside = _aside(state, digests)
+    if aside.exists() and not afresh:
+        os.replace(aside, state)
+        _LOG.info("goes on with the unfinished work that was set aside in %s", aside)
+        return
     state.mkdir(parents=True)
     (state / _FILE).write_text(json.dumps(digests))
+
+
+def _set_aside(state: Path, aside: Path, why: str) -> None:
+    if all(path.name in (_FILE, heartbeat.FILE) for path in state.iterdir()):
+        shutil.rmtree(state)
+        return
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(state, aside)
+    _LOG.warning("unfinished work in %s is not used, because %s; it is kept in %s: remove it if nobody needs it", state, why, aside)
+
+
+def _aside(state: Path, digests: dict[str, str]) -> Path:
+    return state.with_name(f"{state.name}.superseded-{source.digest(digests)[:12]}")
 
 
 def release(state: Path, recipe: dict[str, Any]) -> None:

@@ -136,7 +136,8 @@ class Trainer:
                     self._stop()
                 if written:
                     self._unless_refused(self.checkpoints.finish)
-                if self.step % self.spec.checkpoint_every == 0 and self.step < self.spec.steps:
+                # One after the last step, too: the disk may refuse the weights that are written then.
+                if self.step % self.spec.checkpoint_every == 0 or self.step == self.spec.steps:
                     self._unless_refused(self.checkpoints.finish)
                     self.checkpoints.begin(self._checkpoint())
                 longest_s = max(longest_s, time.monotonic() - started)

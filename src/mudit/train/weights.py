@@ -116,7 +116,10 @@ def _save(folder: Path, stem: str, module: nn.Module) -> OSError | None:
             "metadata": {"total_size": sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())},
             "weight_map": {name: file for file, names in zip(files, groups, strict=True) for name in names},
         }
-        (folder / _index_name(stem)).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        try:
+            (folder / _index_name(stem)).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            refused = error
     return refused
 
 

@@ -12,6 +12,7 @@ from mudit.config.data import SA1BSource
 from mudit.data.caption_table import CaptionTable, number_of
 from mudit.data.reader import LatentStore
 from mudit.data.sa1b import SA1B
+from mudit.data.subset import Subset
 from mudit.errors import ConfigError, DataError
 
 from .conftest import CAPTIONS, section, write_store
@@ -69,8 +70,22 @@ def test_what_has_no_counterpart_is_counted_and_named(tmp_path):
     assert (info.corrupt.count, info.corrupt.without_caption, info.corrupt.names) == (1, 1, ["sa_12"])
     assert info.corrupt.unused_captions == 3, "98, 99, and 1 for the second time"
     assert info.text.cut == 6
-    with pytest.raises(DataError, match=r"1 of the first . images .of 7. cannot be read or have no caption: sa_12"):
-        write_store(data.model_copy(update={"max_corrupt_share": 0.1}), tmp_path / "strict", tmp_path / "state")
+    with pytest.raises(DataError, match=r"1 of 7 images have no caption: sa_12; .* raise data.max_corrupt_share from 0.1"):
+        write_store(data.model_copy(update={"max_corrupt_share": 0.1}), tmp_path / "strict", tmp_path / "untouched")
+    assert not (tmp_path / "untouched").exists(), "before anything is encoded"
+
+
+def test_a_share_counts_its_own_images_without_captions(tmp_path):
+    whole = SA1B(source(tmp_path, numbers=[1, 3, 6, 40]), 16)
+    assert [whole.names[place] for place in whole.captionless()] == ["sa_5", "sa_12", "sa_70"]
+    part = Subset(whole, 0.5, seed=2)
+    lacking = [name for name in part.names if name in ("sa_5", "sa_12", "sa_70")]
+    assert [part.names[place] for place in part.captionless()] == lacking and 0 < len(lacking) < 3
+
+
+def test_a_number_beyond_64_bits_is_no_image(tmp_path):
+    images = SA1B(source(tmp_path, numbers=[*NUMBERS, 10**19]), 16)
+    assert images.unused_captions == 1
 
 
 def test_long_lists_of_what_is_left_out_have_a_file(tmp_path, monkeypatch):

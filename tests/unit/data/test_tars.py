@@ -137,4 +137,8 @@ def test_cache_that_cannot_be_written(tmp_path, monkeypatch):
 def test_damaged_extended_header():
     with pytest.raises(DataError, match="damaged extended header"):
         module._pax(b"999 path=x\n", "x.tar")
+    for size in (b"-1", b"x", b"9" * 5000):
+        record = b" size=" + size + b"\n"
+        with pytest.raises(DataError, match="damaged extended header"):
+            module._pax(str(len(record) + (4 if len(size) > 99 else 2)).encode() + record, "x.tar")
     assert module._pax(b"10 size=7\n12 path=a/b\n", "x.tar") == ("a/b", 7)

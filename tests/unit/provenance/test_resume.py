@@ -28,8 +28,34 @@ def test_another_recipe_starts_afresh_and_the_old_work_is_kept_aside(tmp_path, c
     with caplog.at_level(logging.WARNING):
         claim(state, {**RECIPE, "parameters": {"lr": -8}}, afresh=False)
     assert not (state / "trials.jsonl").exists()
-    assert (tmp_path / "b.superseded" / "trials.jsonl").read_text() == "work"
+    (aside,) = tmp_path.glob("b.superseded-*")
+    assert (aside / "trials.jsonl").read_text() == "work"
     assert "its parameters changed" in caplog.text
+
+
+def test_work_comes_back_with_its_recipe_however_often_that_changes(tmp_path, caplog):
+    state, other, third = tmp_path / "b", {**RECIPE, "parameters": {"lr": -8}}, {**RECIPE, "code": {"mudit.train": "2"}}
+    claim(state, RECIPE, afresh=False)
+    _worked(state)
+    claim(state, other, afresh=False)
+    claim(state, third, afresh=False)  # nothing to keep of the other
+    (state / "trials.jsonl").write_text("of the third")
+    with caplog.at_level(logging.INFO):
+        claim(state, RECIPE, afresh=False)
+    assert (state / "trials.jsonl").read_text() == "work"
+    assert "goes on with the unfinished work" in caplog.text
+    claim(state, third, afresh=False)
+    assert (state / "trials.jsonl").read_text() == "of the third"
+    claim(state, RECIPE, afresh=True)
+    assert not (state / "trials.jsonl").exists()
+    assert len(list(tmp_path.glob("b.superseded-*"))) == 2
+
+
+def test_a_recipe_without_work_leaves_nothing_behind(tmp_path, caplog):
+    state = tmp_path / "b"
+    claim(state, RECIPE, afresh=False)
+    claim(state, {**RECIPE, "parameters": {"lr": -8}}, afresh=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["b"] and not caplog.text
 
 
 def test_a_forced_run_does_not_use_what_is_there(tmp_path):

@@ -35,7 +35,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, caplog):
     with limited_files(1000), caplog.at_level(logging.WARNING):
         trainer.run(losses.append)
     assert losses == expected
-    assert caplog.text.count("File too large; there is no older one; the run goes on") == 2
+    assert caplog.text.count("File too large; there is no older one; the run goes on") == 3
     assert list((tmp_path / "full" / "state" / "checkpoints").iterdir()) == []
 
 
@@ -51,7 +51,19 @@ def test_a_disk_that_is_free_again_takes_the_next_checkpoint(tmp_path):
     limit = limited_files(1000)
     limit.__enter__()
     trainer.run(advance)
-    assert [folder.name for folder in (tmp_path / "free-again" / "state" / "checkpoints").iterdir()] == ["step-00000004"]
+    kept = (tmp_path / "free-again" / "state" / "checkpoints").iterdir()
+    assert sorted(folder.name for folder in kept) == ["step-00000004", "step-00000006"]
+
+
+def test_a_finished_run_whose_weights_could_not_be_written_trains_no_step_again(tmp_path):
+    trainer = trainer_of(Case("finished"), tmp_path)
+    history = trainer.run(lambda loss: None)
+    again = trainer_of(Case("finished"), tmp_path)
+    again.resume()
+    assert again.step == again.spec.steps
+    assert again.run(pytest.fail).records == history.records
+    for one, other in zip(trainer.ema.model.parameters(), again.ema.model.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_run_that_must_stop_and_cannot_save_says_so(tmp_path):
