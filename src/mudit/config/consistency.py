@@ -97,6 +97,11 @@ def _check_protocol(experiment: Experiment) -> None:
         )
     reference = section.reference
     fewest = math.inf if section.protocol == "fid-50k" else wanted  # FID-50K compares with a whole training set
+    if reference.kind == "data" and section.protocol == "fid-50k" and experiment.data.share < 1:
+        raise ValueError(
+            f"data.share: {experiment.data.share:g}, but evaluate.protocol fid-50k compares with all training images; set "
+            "evaluate.reference to a published file, or the protocol to any"
+        )
     if reference.kind == "data" and reference.images is not None and reference.images < fewest:
         least = "all training images, null, or a published file" if fewest == math.inf else f"{fewest} or more"
         raise ValueError(
@@ -190,10 +195,8 @@ def _check_features(experiment: Experiment) -> None:
 
 
 def _check_arms(experiment: Experiment) -> None:
-    if experiment.has("transfer") and experiment.transfer.proxy_width not in experiment.sweep.widths.width:
-        raise ValueError(
-            f"transfer.proxy_width {experiment.transfer.proxy_width} is not one of sweep.widths {experiment.sweep.widths.width}"
-        )
+    if experiment.has("transfer"):
+        _check_proxy(experiment)
     if not experiment.has("train"):
         return
     if experiment.has("sample"):
@@ -202,6 +205,19 @@ def _check_arms(experiment: Experiment) -> None:
                 raise ValueError(f"sample.train_seeds: {seed} is not in train.seeds {experiment.train.seeds}")
     for name, arm in experiment.train.arms.items():
         _check_arm(experiment, f"train.arms.{name}", arm.scheme, arm.log2_lr)
+
+
+def _check_proxy(experiment: Experiment) -> None:
+    """Some sweep is that of the proxy: hours before the stage `transfer` looks for it."""
+    proxy, widths = experiment.transfer, experiment.sweep.widths
+    if proxy.proxy_width not in widths.width:
+        raise ValueError(f"transfer.proxy_width {proxy.proxy_width} is not one of sweep.widths {widths.width}")
+    for name, ours, swept in (
+        ("batch_size", proxy.proxy_batch_size, widths.batch_size),
+        ("steps", proxy.proxy_steps, widths.steps),
+    ):
+        if ours != swept:
+            raise ValueError(f"transfer.proxy_{name} {ours}: sweep.widths.{name} is {swept}; make them equal")
 
 
 def _check_arm(experiment: Experiment, where: str, scheme: str, log2_lr: object) -> None:

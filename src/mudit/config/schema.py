@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mudit.config.base import Count, Log2, PositiveInt, SchemeName, Section, Share
+from mudit.config.base import Count, Log2, PositiveInt, SchemeName, Section, Seeds, Share
 from mudit.config.benchmarks import AnyBenchmark
 from mudit.config.cluster import ClusterSection, ExecutionSection
 from mudit.config.consistency import check_fits
@@ -81,7 +81,7 @@ class CoordCheckSection(Section):
 
     widths: list[PositiveInt] = Field(min_length=3, description="model widths, in channels")
     steps: PositiveInt = Field(description="optimizer steps after initialisation")
-    seeds: list[Count] = Field(min_length=2, description="seeds of initialisation and batch")
+    seeds: Seeds = Field(min_length=2, description="seeds of initialisation and batch")
     batch_size: PositiveInt = Field(description="images")
     log2_lr: Log2 = Field(description="base learning rate")
     tolerance: float = Field(gt=0, description="largest |d log2 rms / d log2 width| that counts as flat")
@@ -129,7 +129,7 @@ class TrainSection(Section):
     width: PositiveInt = Field(description="model width, in channels")
     batch_size: PositiveInt = Field(description="images per step, over all ranks")
     steps: PositiveInt = Field(description="optimizer steps")
-    seeds: list[Count] = Field(min_length=1, description="one run per arm and seed")
+    seeds: Seeds = Field(min_length=1, description="one run per arm and seed")
     ema_decay: float = Field(ge=0, lt=1, description="decay of the weight average, per step")
     eval_every: PositiveInt = Field(description="steps between validation losses")
     checkpoint_every: PositiveInt = Field(description="steps between checkpoints")
@@ -164,7 +164,7 @@ class ImportedSection(Section):
 class SampleSection(Section):
     """Images from the target's EMA weights."""
 
-    train_seeds: list[Count] = Field(description="seeds of train.seeds whose runs are sampled and evaluated; [] for none")
+    train_seeds: Seeds = Field(description="seeds of train.seeds whose runs are sampled and evaluated; [] for none")
     images: PositiveInt = Field(description="images per run, balanced over classes")
     sampler: Literal["ddpm", "dpm-solver++", "euler"] = Field(
         description="ancestral, or the ODE solver; `euler` for rectified flow"

@@ -6,7 +6,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from mudit.config.base import Count, Log2, PositiveInt, SchemeName, Section
+from mudit.config.base import Count, Log2, PositiveInt, SchemeName, Section, Seeds
 
 
 class WidthAxis(Section):
@@ -64,7 +64,7 @@ class SweepSection(Section):
     log2_lr: list[Log2] = Field(min_length=2, description="first grid of base learning rates")
     log2_lr_min: Log2 = Field(description="the grid never grows below this")
     log2_lr_max: Log2 = Field(description="the grid never grows above this")
-    seeds: list[Count] = Field(min_length=1, description="the first walks the grid, all measure the points that decide")
+    seeds: Seeds = Field(min_length=1, description="the first walks the grid, all measure the points that decide")
     divergence_factor: float = Field(gt=1, description="multiple of the first loss at which a run has diverged")
     widths: WidthAxis = Field(description="Algorithm 1")
     batch_sizes: BatchAxis | None = Field(description="Algorithm 2; null: not run")
@@ -123,8 +123,16 @@ class SearchSection(Section):
     log2_clip_norm: LogRange = Field(description="largest norm of the whole gradient")
     log2_alignment_weight: LogRange = Field(description="weight of the REPA loss")
     warmup_steps: StepRange = Field(description="linear warm-up")
-    seeds: list[Count] = Field(min_length=1, description="the first runs every trial, all run the best `confirm` trials")
+    seeds: Seeds = Field(min_length=1, description="the first runs every trial, all run the best `confirm` trials")
     confirm: PositiveInt = Field(description="trials that all seeds run before the best is chosen: guards against a lucky seed")
     divergence_factor: float = Field(gt=1, description="multiple of the first loss at which a run has diverged")
     confidence: float = Field(gt=0, lt=1, description="level of the sensitivities' intervals")
-    resamples: PositiveInt = Field(description="bootstrap resamples of the trials behind those intervals")
+    resamples: PositiveInt = Field(ge=100, description="bootstrap resamples of the trials behind those intervals")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.confirm > self.trials:
+            raise ValueError(f"confirm {self.confirm} must not be above trials {self.trials}")
+        if self.warmup_steps.high > self.steps:
+            raise ValueError(f"warmup_steps.high {self.warmup_steps.high} must not be above steps {self.steps}")
+        return self

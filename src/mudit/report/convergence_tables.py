@@ -47,8 +47,10 @@ def _here(evidence: Evidence, arm: str, step: int, fid: float | None) -> Cell:
 
 
 def as_published(record: Record) -> bool:
-    """Whether a Fréchet distance was measured as those of the paper's figure."""
+    """Whether a Fréchet distance was measured as those of the paper's figure: against a published file, too."""
     drawn = record["sampling"]
+    if record["reference"]["kind"] != "file":
+        return False
     return record["protocol"] == "fid-50k" and all(drawn[name] == value for name, value in published.CONVERGENCE_SAMPLING.items())
 
 
@@ -56,7 +58,8 @@ def _why_not(record: Record) -> str:
     """What sets a figure of the paper's size apart from the paper's."""
     if record["value"] is None:
         return str(record["reason"])
-    return f"{record['n']:,} images, protocol {record['protocol']}, {_drawn(record)}"
+    against = "" if record["reference"]["kind"] == "file" else ", against the store's own images"
+    return f"{record['n']:,} images, protocol {record['protocol']}, {_drawn(record)}{against}"
 
 
 def _drawn(record: Record) -> str:

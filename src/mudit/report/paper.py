@@ -50,7 +50,10 @@ BASE_LR = {
     "pixart": Published("2⁻¹⁰, of five points on the proxy", "Table 2; README of the published code"),
 }
 BASE_LR_LOG2 = -10.0
-DEPTH, BASE_WIDTH, TARGET_WIDTH = 28, 288, 1152  # of DiT-XL-2-μP, PixArt-α-μP and their proxies
+DEPTH, BASE_WIDTH = 28, 288  # of the proxies of DiT-XL-2-μP and PixArt-α-μP
+TARGET_SIZE = {"dit": (28, 1152), "pixart": (28, 1152), "mmdit": (19, 5120)}  # depth and width; MMDiT's depth is assumed
+PROXY_RUN = {"dit": (256, 200_000), "pixart": (1408, 39_185)}  # batch size and steps; 5 epochs for PixArt-α
+TARGET_BATCH = {"dit": 256, "pixart": 5632}
 NO_TUNING = Published("no further tuning at the target", "Algorithm 4")
 OUTPUT_MULT = Published("an analysis exists, its numbers are not known here", "the published code has a flag for it, logstd")
 

@@ -193,20 +193,25 @@ def _runs_of(evidence: Evidence, *arms: str) -> tuple[str, ...]:
 
 
 def is_papers_proxy(evidence: Evidence) -> bool:
-    """Whether the proxies are the paper's own, so that its best rate must be found again."""
-    model = evidence.config.model
-    return model.family in paper.BASE_LR and (getattr(model, "depth", None), model.base_width) == (paper.DEPTH, paper.BASE_WIDTH)
+    """Whether the proxies are the paper's own, data and length included, so that its best rate must be found again."""
+    model, config = evidence.config.model, evidence.config
+    if model.family not in paper.PROXY_RUN or config.data.share < 1 or not config.has("sweep"):
+        return False
+    run = config.sweep.widths.batch_size, config.sweep.widths.steps
+    return (getattr(model, "depth", None), model.base_width, run) == (paper.DEPTH, paper.BASE_WIDTH, paper.PROXY_RUN[model.family])
 
 
 def is_papers_target(evidence: Evidence) -> bool:
-    """Whether the target runs have the size of the paper's, DiT-XL-2's and PixArt-α's."""
-    return has_papers_size(evidence, evidence.config.train.width)
+    """Whether the target runs are the paper's, to whatever step: size, batch and all data. MMDiT's data are not public."""
+    config = evidence.config
+    if not has_papers_size(evidence, config.train.width) or config.data.share < 1:
+        return False
+    return config.train.batch_size == paper.TARGET_BATCH.get(evidence.family)
 
 
 def has_papers_size(evidence: Evidence, width: int) -> bool:
-    """Whether the experiment's model is at this width the paper's target, DiT-XL-2 or PixArt-α."""
-    size = (getattr(evidence.config.model, "depth", None), width)
-    return evidence.family in paper.BASE_LR and size == (paper.DEPTH, paper.TARGET_WIDTH)
+    """Whether the experiment's model is at this width the paper's target, DiT-XL-2, PixArt-α or MMDiT-18B."""
+    return paper.TARGET_SIZE.get(evidence.family) == (getattr(evidence.config.model, "depth", None), width)
 
 
 def _leaves_out(evidence: Evidence, family: str) -> bool:

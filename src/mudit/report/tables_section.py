@@ -7,6 +7,7 @@ experiment's size follows, so that the two can be read against each other.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from mudit.config.benchmarks import FidClipSection
 from mudit.report import published_tables as published
@@ -16,7 +17,7 @@ from mudit.report.convergence_tables import checkpoints, convergence, distances_
 from mudit.report.evidence import Evidence
 from mudit.report.ledger.row import SCHEMES
 from mudit.report.measures import MEASURES
-from mudit.report.rows import CONVERGENCE_LOSS, has_papers_size, is_papers_proxy
+from mudit.report.rows import CONVERGENCE_LOSS, has_papers_size, is_papers_proxy, is_papers_target
 from mudit.report.style import power
 from mudit.report.table_cells import DIVERGED, UNKNOWN, Cell, Table, mean_cell, needs, records_cell, values_of
 from mudit.runs import Setting
@@ -119,10 +120,12 @@ def _results(evidence: Evidence) -> Table:
     for arm, (name, values) in ((evidence.baseline, table.baseline), (evidence.subject, table.subject)):
         rows.append((f"{name}, paper", [Cell(UNKNOWN if value is None else f"{value:g}") for value in values]))
         if arm is not None and evidence.runs:
-            runs = {run.target.name: evidence.config.train.width for run in evidence.of_arm(arm).values()}
+            runs = [run.target.name for run in evidence.of_arm(arm).values()] if is_papers_target(evidence) else []
             rows.append((f"{arm}, here", [_measured(evidence, runs, each) or Cell(missing) for each in table.measured]))
     for name, width in evidence.imported.items():
-        rows.append((f"{name}, imported", [_measured(evidence, {name: width}, each) or Cell("–") for each in table.measured]))
+        found = [_measured(evidence, [name], each) or Cell("–") for each in table.measured]
+        of_size = "" if has_papers_size(evidence, width) else f" (width {width:,}: not the paper's size)"
+        rows.append((f"{name}, imported{of_size}", found))
     return Table(
         title=f"Results of {table.subject[0]}",
         note=f"{table.source[:1].upper()}{table.source[1:]}.",
@@ -131,8 +134,8 @@ def _results(evidence: Evidence) -> Table:
     )
 
 
-def _measured(evidence: Evidence, runs: dict[str, int], measured: tuple[str, str] | None) -> Cell | None:
-    """Our figure of the paper's benchmark: mean over the runs (name -> width) of its size that were judged as published."""
+def _measured(evidence: Evidence, runs: Sequence[str], measured: tuple[str, str] | None) -> Cell | None:
+    """Our figure of the paper's benchmark: mean over the runs that were judged as published."""
     if measured is None or not evidence.config.has("benchmarks"):
         return None
     kind, metric = measured
@@ -141,10 +144,8 @@ def _measured(evidence: Evidence, runs: dict[str, int], measured: tuple[str, str
     records = [
         record
         for name in names
-        for run, width in runs.items()
-        if has_papers_size(evidence, width)
-        and (record := benchmark_record(evidence, run, name, metric)) is not None
-        and record["protocol"] != "any"
+        for run in runs
+        if (record := benchmark_record(evidence, run, name, metric)) is not None and record["protocol"] != "any"
     ]
     return records_cell(records, evidence.confidence) if values_of(records) else None
 

@@ -12,7 +12,6 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from mudit.config.schema import Experiment, SqrtBatchRate
-from mudit.errors import ConfigError
 from mudit.search.records import SearchResult
 from mudit.select.certificate import Certificate
 from mudit.select.hyperparameters import Hyperparameters
@@ -75,12 +74,8 @@ def transfer(config: Experiment, arm_name: str, certificate: Certificate | None,
 
 def _of_sweep(config: Experiment, certificate: Certificate, scheme: str) -> Chosen:
     proxy, axis = config.transfer, certificate.axis("width", scheme)
-    setting = next((result for result in axis.settings if result.value == proxy.proxy_width), None)
-    if setting is None or setting.steps != proxy.proxy_steps or not setting.setting.endswith(f"_b{proxy.proxy_batch_size}"):
-        raise ConfigError(
-            f"transfer: no sweep of {scheme} at width {proxy.proxy_width}, batch {proxy.proxy_batch_size}, "
-            f"{proxy.proxy_steps} steps; make it one of sweep.widths"
-        )
+    setting = next(result for result in axis.settings if result.value == proxy.proxy_width)
+    assert setting.steps == proxy.proxy_steps and setting.setting.endswith(f"_b{proxy.proxy_batch_size}")
     source = f"best of the proxy {setting.setting} at {setting.steps} steps; width axis: "
     knobs = Knobs.of(config, setting.best_log2_lr, config.train.batch_size)
     if axis.drift is None:

@@ -131,6 +131,30 @@ def test_yaml_errors_name_the_line(tmp_path: Path, text: str, message: str) -> N
     assert str(error.value) == f"{path}{message}"
 
 
+@pytest.mark.parametrize(
+    ("name", "section", "changes", "message"),
+    [
+        ("dit-digits", "transfer", {"proxy_steps": 199}, r"proxy_steps 199: sweep\.widths\.steps is 200; make them equal"),
+        ("dit-digits", "transfer", {"proxy_batch_size": 8}, r"proxy_batch_size 8: sweep\.widths\.batch_size is 64; make"),
+        ("dit-digits", "sweep", {"seeds": [0, 1, 0]}, r"\[0, 1, 0\] has a seed twice"),
+        ("dit-digits", "train", {"seeds": [2, 2]}, r"\[2, 2\] has a seed twice"),
+        ("dit-digits", "coordcheck", {"seeds": [0, 0, 0]}, r"\[0, 0, 0\] has a seed twice"),
+        ("mmdit-emoji", "search", {"seeds": [0, 0]}, r"\[0, 0\] has a seed twice"),
+        ("mmdit-emoji", "search", {"resamples": 1}, "greater than or equal to 100"),
+        ("mmdit-emoji", "search", {"confirm": 200}, "confirm 200 must not be above trials 80"),
+        ("mmdit-emoji", "search", {"warmup_steps": {"low": 0, "high": 600}}, r"warmup_steps\.high 600 must not be above steps 200"),
+        ("dit-imagenet", "data", {"share": 0.1}, r"data\.share: 0\.1, but evaluate\.protocol fid-50k compares with all"),
+    ],
+)
+def test_what_would_only_show_after_hours(name: str, section: str, changes: dict[str, Any], message: str) -> None:
+    whole = load(REPOSITORY / "config.yaml").experiments[name].model_dump(mode="json")
+    raw = {key: value for key, value in whole.items() if value is not None}
+    if name == "dit-imagenet":
+        raw["evaluate"]["reference"] = {"kind": "data", "images": None}
+    with pytest.raises(ValueError, match=message):
+        Experiment.model_validate(raw | {section: raw[section] | changes})
+
+
 def test_a_published_protocol_is_of_its_images_and_of_inception() -> None:
     """FID-50K and FID-30K name a number of images and a network; whoever wants others says so."""
     paper = load(REPOSITORY / "config.yaml").experiments

@@ -285,6 +285,7 @@ def _evaluate(config: Experiment, folder: Path, key: str) -> None:
 
 # Of every record of images: how they were drawn and judged, as no published figure is.
 _CONTEXT: dict[str, Any] = {
+    "reference": {"kind": "data", "split": "train", "n": 1500, "kept": 1500, "images": "pixels", "sha256": "d" * 64},
     "run": "mup_s0",
     "n": 100,
     "confidence": 0.95,
@@ -297,6 +298,7 @@ AS_PUBLISHED: dict[str, Any] = {
     "protocol": "fid-50k",
     "sampling": {"sampler": "ddpm", "steps": 250, "guidance": 1.0},
     "extractor": {"name": "inception-v3-compat", "sha256": "i" * 64},
+    "reference": {"kind": "file", "file": "reference.npz", "sha256": "r" * 64, "n": None, "kept": 10_000},
 }
 
 

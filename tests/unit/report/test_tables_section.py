@@ -69,7 +69,16 @@ def paper_sized(evidence: Evidence) -> Evidence:
         regret=None,
     )
     assert evidence.certificate is not None
-    config = changed(evidence.config, model__depth=28, model__base_width=288, train__width=1152, train__steps=2_400_000)
+    config = changed(
+        evidence.config,
+        model__depth=28,
+        model__base_width=288,
+        sweep__widths__batch_size=256,
+        sweep__widths__steps=200_000,
+        train__width=1152,
+        train__batch_size=256,
+        train__steps=2_400_000,
+    )
     record = distance("frechet_distance", 18.0) | AS_PUBLISHED
     snapshots = {run.target.name: {400_000: {"frechet_distance": record}} for run in evidence.runs}
     return replace(
@@ -95,6 +104,12 @@ class TestFigure3:
         assert row[3].beside.startswith("0.2500 [") and row[4].beside == "× 1 of 2" and row[0].beside == "–"
         assert row[-1].value == "below each"
         assert "not run" in cells(figure, "width 288")[-1]
+
+    @pytest.mark.parametrize("change", [{"data__share": 0.1}, {"sweep__widths__steps": 20_000}, {"sweep__widths__batch_size": 64}])
+    def test_a_part_of_the_data_or_of_the_steps_is_not_the_papers(self, desk_evidence: Evidence, change: dict[str, Any]) -> None:
+        evidence = paper_sized(desk_evidence)
+        figure = tables_section(replace(evidence, config=changed(evidence.config, **change)))[0]
+        assert all("not run" in row[-1].value for _, row in figure.rows)
 
     def test_hours_are_the_papers_where_it_states_them_and_grow_with_work(self) -> None:
         hours = {row.label: row.hours for row in published.FIGURE_3}
@@ -138,6 +153,10 @@ class TestConvergence:
             (
                 {"sampling": {"sampler": "dpm-solver++", "steps": 250, "guidance": 1.0}},
                 "50,000 images, protocol fid-50k, dpm-solver++ with 250 steps, guidance 1",
+            ),
+            (
+                {"reference": {"kind": "data"}},
+                "50,000 images, protocol fid-50k, ddpm with 250 steps, guidance 1, against the store's own images",
             ),
             ({"value": None, "reason": "3 of 50000 generated images are not finite"}, "3 of 50000 generated images are not finite"),
         ],
@@ -193,7 +212,7 @@ def test_benchmarks_of_the_papers_size_stand_below_the_papers(tmp_path: Path) ->
     experiment = config.experiments["pixart-emoji"]
     inputs = make_inputs(experiment, write_store(experiment, tmp_path), tmp_path)
     evidence = Evidence.read(Job("pixart-emoji", experiment, "", inputs, tmp_path / "out", tmp_path / "state"))
-    large = changed(experiment, model__depth=28, train__width=1152)
+    large = changed(experiment, model__depth=28, train__width=1152, train__batch_size=5632)
     large = large.model_copy(update={"benchmarks": config.experiments["pixart-sa1b"].benchmarks})
     record = distance("frechet_distance", 26.0) | {"protocol": "fid-30k"}
     found = {"mup_s0": {"frechet_distance": record}, "mup_s1": {"frechet_distance": record | {"protocol": "any", "value": 99.0}}}
@@ -201,6 +220,9 @@ def test_benchmarks_of_the_papers_size_stand_below_the_papers(tmp_path: Path) ->
     geneval, mjhq, coco, *_ = cells(table, "mup, here")
     assert coco == "26.00" and "not run" in geneval and "not run" in mjhq
     assert "not run" in cells(table, "sp-published, here")[2]
+    for other in (changed(large, data__share=0.1), changed(large, train__batch_size=32)):
+        table = tables_section(replace(evidence, config=other, benchmarks={"coco": found}))[-2]
+        assert "not run" in cells(table, "mup, here")[2]
 
 
 CHECKPOINTS = {"authors": ImportedSection(folder="imported/authors", content="0" * 64, weights="ema")}
@@ -253,3 +275,10 @@ class TestCheckpointsFromElsewhere:
         results = tables_section(evidence)[0]
         assert [label for label, _ in results.rows] == ["PixArt-α, paper", "PixArt-α-μP, paper", "authors, imported"]
         assert cells(results, "authors, imported") == ["–", "–", "37.00", "–", "–"]
+        smaller = tables_section(replace(evidence, imported={"authors": 288}))[0]
+        assert cells(smaller, "authors, imported (width 288: not the paper's size)") == ["–", "–", "37.00", "–", "–"]
+
+    def test_of_the_largest_model_have_its_row(self, imported_alone: Evidence) -> None:
+        config = load(ROOT / "config.yaml").experiments["mmdit-18b"]
+        evidence = replace(imported_alone, config=config, imported={"theirs": 5120}, benchmarks={})
+        assert tables_section(evidence)[0].rows[-1][0] == "theirs, imported"

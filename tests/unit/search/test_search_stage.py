@@ -28,6 +28,7 @@ from .test_space import section
 SPACE = {
     "trials": 22,
     "log2_lr": LogRange(low=-11, high=2),
+    "steps": 6,
     "warmup_steps": StepRange(low=0, high=6),
     "seeds": [0, 1, 2],
     "confirm": 3,

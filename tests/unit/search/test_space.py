@@ -19,7 +19,7 @@ def section(**changes):
             "scheme": "mup",
             "width": 16,
             "batch_size": 8,
-            "steps": 6,
+            "steps": 60,
             "trials": 40,
             "sampler_seed": 0,
             "log2_lr": LogRange(low=-11, high=-4),
@@ -30,7 +30,7 @@ def section(**changes):
             "confirm": 2,
             "divergence_factor": 2.0,
             "confidence": 0.95,
-            "resamples": 50,
+            "resamples": 100,
         }
         | changes
     )

@@ -20,7 +20,7 @@ def search_row(search: Search, family: str, *, of_paper: bool) -> Row:
         ours += f"; {_share(search.share_of_points)} counting one seed, as the paper does"
     if of_paper and family in paper.HUMAN_RUNS:
         runs = paper.HUMAN_RUNS[family]
-        ours += f"; {_share(search.share / runs)} of the {runs} runs that tuning by hand took in the paper"
+        ours += f"; {_share(search.share_of_points / runs)} of the {runs} runs that tuning by hand took in the paper"
     return Row(
         name=f"search-{search.artefact.partition('/')[2] or search.artefact}",
         hypothesis=hypothesis if hypothesis in _COST_CLAIMED else "",

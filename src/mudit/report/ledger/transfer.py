@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from mudit.report import paper, text
 from mudit.report.ledger.row import SCHEMES, Row, Verdict, percent_interval
 from mudit.report.paper import Hypothesis, Published
+from mudit.report.published_tables import FIGURE_3
 from mudit.select.certificate import AxisName, AxisResult, Regret, SettingResult
 
 AXES: dict[AxisName, str] = {"width": "width", "batch_size": "batch size", "steps": "number of steps"}
@@ -74,7 +77,7 @@ def base_lr_row(proxy: SettingResult, settings: list[SettingResult], base_width:
     ratio = 2 ** (proxy.best_log2_lr - paper.BASE_LR_LOG2)
     published = paper.BASE_LR.get(family, paper.NONE)
     beside = "" if published is paper.NONE else f"{ratio:g} times the paper's; "
-    share = " (paper: in 5 of 7)" if family == "dit" else ""
+    share = f" (paper: in {_diverging_above_the_best()} of {len(FIGURE_3)})" if family == "dit" else ""
     return Row(
         name="base-lr",
         hypothesis="" if published is paper.NONE else HYPOTHESIS[family],
@@ -89,6 +92,12 @@ def base_lr_row(proxy: SettingResult, settings: list[SettingResult], base_width:
         f"In {edge} of {len(settings)} settings the next rate up diverges{share}",
         artefacts=("select", f"sweep/{proxy.setting}"),
     )
+
+
+def _diverging_above_the_best() -> int:
+    """Curves of Figure 3 whose next rate after the best diverged."""
+    after_best = [row.fid[row.fid.index(min(fid for fid in row.fid if not math.isnan(fid))) + 1 :] for row in FIGURE_3]
+    return sum(math.isnan(rest[0]) for rest in after_best if rest)
 
 
 def _same_rate(proxy: SettingResult) -> Verdict:

@@ -65,6 +65,7 @@ class TestBaseRate:
         row = base_lr_row(setting(), [setting()], 32, "dit", comparable=False)
         assert row.verdict == "measured"
         assert row.finding.startswith("8 times")
+        assert row.finding.endswith("the next rate up diverges (paper: in 3 of 7)")
 
     @pytest.mark.parametrize(
         ("best", "interval", "expected"),
