@@ -52,6 +52,8 @@ class Foreign:
     def stated(self) -> Stated:
         """What the checkpoint's own configuration says of its architecture. Raises CheckpointError for a value that is no count."""
         model = self.described.get("model") or {}
+        if not isinstance(model, dict):
+            raise CheckpointError(f"its {DESCRIPTION_FILE} says of the model {model!r}, which is no description")
         said = {
             "head_dim": self.config.get("attention_head_dim", model.get("head_dim")),
             "image_size": self.config.get("sample_size", model.get("image_size")),
@@ -90,6 +92,8 @@ def _pickle(path: Path) -> Foreign:
     for key, variant in _SETS.items():
         tensors = tensors_of(path, content.get(key))
         if tensors is None:
+            if content.get(key):
+                raise CheckpointError(f"{path}: what lies under {key} is no state dict; save the weights that you mean alone")
             continue
         if variant in variants:
             raise CheckpointError(f"{path}: holds several sets of {variant} weights; save the one that you mean alone")

@@ -58,6 +58,10 @@ def import_checkpoint(wish: Wish, folder: Path) -> dict[str, Any]:
     if wish.scheme == "mup" and wish.widths is None:
         raise CheckpointError(f"{wish.path}: under muP the readout's multiplier is not among the weights; say --base-width")
     foreign = read(wish.path, wish.family)
+    if wish.scheme == "mup" and foreign.described:
+        raise CheckpointError(
+            f"{wish.path}: mudit export has folded muP's multipliers into these weights, so they are a plain model's: --scheme sp"
+        )
     with _of(wish.path):
         foreign = _with_null_caption(foreign, wish)
         sets = {
@@ -90,7 +94,10 @@ def import_checkpoint(wish: Wish, folder: Path) -> dict[str, Any]:
 def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes `folder` by one rename at the end; on an error nothing of it stays, new parents included."""
     made = [parent for parent in (folder.parent, *folder.parent.parents) if not parent.exists()]
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be made ({error.strerror or error}); name another folder") from error
     out = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     out.chmod(0o755)  # mkdtemp hides its folders from others
     try:

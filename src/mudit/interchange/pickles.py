@@ -35,6 +35,8 @@ _ALLOWED = {
 _UNUSUAL = {"STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4", "NEWOBJ_EX", "PERSID", "BYTEARRAY8", "NEXT_BUFFER"}
 _LARGEST_PICKLE = 64 << 20  # bytes; 292 tensors with their Adam state take 0.1 MB
 
+_DEEPEST_TUPLE = 8  # torch.save needs three; tuples of one tuple twice, n deep, take 2^n steps to hash
+
 # Whatever a pickle that is not well-formed makes of torch's reader.
 _DAMAGE = (
     RuntimeError,
@@ -85,9 +87,10 @@ def tensors_of(path: Path, content: Any) -> dict[str, Tensor] | None:
     if sum(storages.values()) > room:
         raise CheckpointError(f"{path}: its tensors claim more than the file holds; fetch it again")
     for name, tensor in items:
-        if tensor.layout != torch.strided or not tensor.is_contiguous() or tensor.nbytes > tensor.untyped_storage().nbytes():
+        dense = tensor.is_contiguous() or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+        if tensor.layout != torch.strided or not dense or tensor.nbytes > tensor.untyped_storage().nbytes():
             raise CheckpointError(f"{path}: {name} of shape {tuple(tensor.shape)} claims more than the file holds, or is not dense")
-    return {name: tensor.detach() for name, tensor in items}
+    return {name: tensor.detach().contiguous() for name, tensor in items}
 
 
 def _check_archive(path: Path) -> None:
@@ -122,10 +125,50 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
         raise CheckpointError(f"{path}: its pickle has {pickles[0].file_size} bytes; a checkpoint's is far smaller")
 
 
+class _Nesting:
+    """How deep tuples lie in tuples as a pickle is run: a stack machine that knows of each value only that."""
+
+    def __init__(self) -> None:
+        self._stack: list[int | None] = []  # None: a mark
+        self._memo: dict[int, int] = {}
+
+    def after(self, opcode: pickletools.OpcodeInfo, argument: object) -> int:
+        """Depth of what the opcode leaves on top; 0 for what is no tuple. Raises IndexError where there is nothing to take."""
+        name, stack = opcode.name, self._stack
+        if name == "MARK":
+            stack.append(None)
+        elif name in ("BINGET", "LONG_BINGET", "GET"):
+            stack.append(self._memo.get(int(str(argument)), 0))
+        elif name in ("BINPUT", "LONG_BINPUT", "PUT"):
+            self._memo[int(str(argument))] = stack[-1] or 0
+        elif name == "MEMOIZE":
+            self._memo[len(self._memo)] = stack[-1] or 0
+        elif name == "DUP":
+            stack.append(stack[-1])
+        else:
+            taken = self._take(opcode)
+            made = 1 + max(taken, default=0) if name in ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3") else 0
+            stack.extend([made] * len(opcode.stack_after))
+        return (stack[-1] or 0) if stack else 0
+
+    def _take(self, opcode: pickletools.OpcodeInfo) -> list[int]:
+        taken: list[int] = []
+        if pickletools.markobject in opcode.stack_before:
+            while (depth := self._stack.pop()) is not None:
+                taken.append(depth)
+            below = opcode.stack_before.index(pickletools.markobject)
+        else:
+            below = len(opcode.stack_before)
+        return taken + [self._stack.pop() or 0 for _ in range(below)]
+
+
 def _check_program(path: Path, program: bytes) -> None:
     """The functions that the pickle names, and the ways in which it names them."""
+    nesting = _Nesting()
     try:
         for opcode, argument, _ in pickletools.genops(program):
+            if nesting.after(opcode, argument) > _DEEPEST_TUPLE:
+                raise CheckpointError(f"{path}: its pickle nests tuples, which torch.save does not; nothing was loaded")
             if opcode.name in _UNUSUAL:
                 raise CheckpointError(f"{path}: its pickle uses {opcode.name}, which torch.save does not; nothing was loaded")
             if opcode.name == "GLOBAL" and argument not in _ALLOWED:

@@ -70,11 +70,17 @@ def infer_shapes(factory: Factory, *, width: int, base_width: int, delta_width: 
             continue
         infshape = zip_infshape(base_infshapes[name], parameter.shape, fin_if_same=False)
         infinite = tuple(dim.isinf() for dim in infshape)
+        before = tuple(base.get_parameter(name).shape)
+        if any(size != at_base for size, at_base, grows in zip(parameter.shape, before, infinite, strict=True) if not grows):
+            raise ParametrizationError(
+                f"{name} has shape {before} at widths {base_width} and {delta_width} alike, but {tuple(parameter.shape)} at "
+                f"{width}, so no rule can follow it; take another delta width, or a size in proportion to width"
+            )
         rows.append(
             ParameterShape(
                 name=name,
                 shape=tuple(parameter.shape),
-                base_shape=tuple(base.get_parameter(name).shape),
+                base_shape=before,
                 infinite_dims=sum(infinite),
                 width_mult=float(infshape.width_mult()) if any(infinite) else 1.0,
                 role=_shared_role(target, names[id(parameter)], infinite),

@@ -128,6 +128,7 @@ def _ledger(report: Artefact) -> Iterable[str]:
     ledger = json.loads((report.path / "ledger.json").read_text(encoding="utf-8"))
     yield from (f"## {report.experiment}", "", "| claim | paper | here | verdict |", "|---|---|---|---|")
     for row in ledger["rows"]:
-        cells = (str(row[key]).replace("|", "\\|").replace("\n", " ") for key in ("claim", "paper", "ours", "verdict"))
+        said = (row["claim"], row["published"]["value"], row["ours"], row["verdict"])
+        cells = (cell.replace("|", "\\|").replace("\n", " ") for cell in said)
         yield f"| {' | '.join(cells)} |"
     yield ""

@@ -31,6 +31,19 @@ def runs_a_command(path, state, canary):
     torch.save({"model": Attack(os.system, f"touch {canary}")}, path)
 
 
+@CASES.case("its pickle nests tuples, which torch.save does not; nothing was loaded")
+def takes_days_to_hash_a_key(path, state, canary):
+    key: tuple = ()
+    for _ in range(45):
+        key = (key, key)
+    torch.save({"model": state, "args": key}, path)  # as the key of a dictionary it would be hashed, in 2^45 steps
+
+
+@CASES.case("what lies under ema is no state dict; save the weights that you mean alone")
+def averages_in_another_form(path, state, canary):
+    torch.save({"model": state, "ema": {"shadow": state, "decay": 0.9999}}, path)
+
+
 @CASES.case("its pickle names __builtin__.eval, which is no part of weights; nothing was loaded")
 def evaluates_a_string(path, state, canary):
     torch.save({**state, "x": Attack(eval, f"open({str(canary)!r}, 'w')")}, path)
@@ -126,7 +139,7 @@ def broken_pickle(path, state, canary):
     write_archive(path, b"\x80\x02}q\x00(X\xff\xff")
 
 
-@CASES.case("damaged or not a checkpoint")
+@CASES.case("a damaged pickle")
 def pickle_that_ends_early(path, state, canary):
     write_archive(path, b"\x80\x02}u.")
 

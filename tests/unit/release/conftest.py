@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mudit.report.ledger.row import Row
+from mudit.report.paper import Published
 from mudit.stages import Job
 from project import Project, project
 
 __all__ = ["project"]
 
-ROW = {"claim": "a | b", "paper": "2.9x", "ours": "2.3x", "verdict": "reproduced"}
+ROW = Row("speedup", "H3", "Target", "a | b", Published("2.9x", "abstract"), "2.3x", 2.3, (2.2, 2.4), "reproduced", "faster", ())
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def finished(project: Project) -> Project:
     def run(job: Job) -> dict[str, Any]:
         (job.out / "result.json").write_text(json.dumps({"key": job.key}))
         if job.out.name.startswith(".new-report"):
-            (job.out / "ledger.json").write_text(json.dumps({"rows": [ROW]}))
+            (job.out / "ledger.json").write_text(json.dumps({"rows": [asdict(ROW)]}))
             (job.out / "report.html").write_text("<p>found</p>")
         return {"flops": 1, "device": "cpu"}
 
