@@ -76,7 +76,7 @@ PLANS = or_one_line(estimate.jobs, LOADED, STUDY) if CLUSTER else None
 if CLUSTER:
 
     onstart:
-        for line in or_one_line(preflight.check, LOADED, STUDY, site=SITE, queue=slurm.partitions()):
+        for line in or_one_line(preflight.check, LOADED, STUDY, verdicts, site=SITE, queue=slurm.partitions()):
             logger.info(line)
 
 

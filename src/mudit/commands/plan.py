@@ -55,10 +55,12 @@ def plan(
     elif check:
         from mudit import slurm
         from mudit.plan import preflight
+        from mudit.provenance.verdict import inspect
         from mudit.resources import SITE_FILE, read_site
 
         site = read_site() if SITE_FILE.is_file() else None
-        print("\n".join(preflight.check(loaded, study, site=site, queue=slurm.partitions())))
+        verdicts = inspect(loaded, study, quick=True)
+        print("\n".join(preflight.check(loaded, study, verdicts, site=site, queue=slurm.partitions())))
     elif as_json:
         print(show.as_json(study_plan(loaded, study)))
     elif sys.stdout.isatty():

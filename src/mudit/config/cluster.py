@@ -87,7 +87,10 @@ class ClusterSection(Section):
     )
     job_hours: float = Field(gt=0, description="longest job that the queue takes; longer runs are cut into slices that resume")
     price_per_hour: float | None = Field(description="of one processor, in your currency; null: no prices")
-    cap_hours: float | None = Field(description="processor-hours that a study may cost; a dearer one does not start; null: no cap")
+    cap_hours: float | None = Field(
+        description="processor-hours that a study may be expected to cost; a dearer one does not start, one that may cost more "
+        "than is expected does; null: no cap"
+    )
     disk_gb: float | None = Field(description="disk that a study may fill, in 10^9 bytes; null: what is free where it runs")
     inodes: Count | None = Field(description="files that a study may make; null: not checked")
 

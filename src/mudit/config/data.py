@@ -111,7 +111,9 @@ class DataSection(Section):
     captions: CaptionSection | None = Field(description="text features; null: none")
     features: FeatureSection | None = Field(description="image features for REPA; null: none")
     shard_images: PositiveInt = Field(description="images in one shard file")
-    max_corrupt_share: Share = Field(description="share of unreadable images above which preparation stops")
+    max_corrupt_share: Share = Field(
+        description="share of images that cannot be used, unreadable or without a caption, above which preparation stops"
+    )
     validation_images: Count = Field(description="images held out from training, by subject where the source has subjects")
     split_seed: Count = Field(description="seed of the train/validation split")
 

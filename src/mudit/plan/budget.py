@@ -18,6 +18,7 @@ import yaml
 
 from mudit.config.schema import Config
 from mudit.errors import ConfigError
+from mudit.plan import claims
 from mudit.plan.show import span
 from mudit.plan.study import study_plan
 from mudit.stages import experiments
@@ -39,7 +40,8 @@ class Proposal:
 
     study: str
     budget: float
-    hours: float
+    hours: float  # expected, which is what has to fit
+    worst_hours: float
     cuts: list[str]
     left_out: list[str]
     claims: list[str]
@@ -48,13 +50,17 @@ class Proposal:
 
     def text(self) -> str:
         """What is proposed, what it can test, and what to add to the file if it is not what the file has."""
-        head = [f"{self.study}: {span(self.hours, 'processor')} of {span(self.budget, 'processor')}"]
+        budget, expected = span(self.budget, "processor"), span(self.hours, "processor")
+        head = [f"{self.study} within {budget}: {expected} expected, {span(self.worst_hours, 'processor')} at most"]
         halvings = self.cuts.count(_HALF.what)
-        head += [f"cut: {cut}" for cut in self.cuts if cut != _HALF.what]
+        head += [
+            f"cut: {cut}" for cut in self.cuts if cut != _HALF.what and not (cut == _TENTH.what and _HUNDREDTH.what in self.cuts)
+        ]
         head += [f"cut: all numbers of steps to 1/{2**halvings}"] if halvings else []
         head += ["nothing is cut"] if not self.cuts else []
-        head += [f"left out, and all that it would test: {name}" for name in self.left_out]
-        return "\n".join([*head, *self.claims, *self._advice()])
+        head += [f"left out: {name}, so nothing of it is tested" for name in self.left_out]
+        rule = [claims.RULE] if any("not tested:" in claim for claim in self.claims) else []
+        return "\n".join([*head, *self.claims, *rule, *self._advice()])
 
     def _advice(self) -> list[str]:
         if not self.added and not self.left_out:
@@ -102,11 +108,13 @@ def propose(config: Config, study: str | None, budget: float) -> Proposal:
                 done = [*done, cut.what]
             added = {each: sections for each, sections in raw.items() if sections != _dump(config, each)}
             proposed = _with(config, name, raw, added.keys(), budget)
-            hours = study_plan(proposed).total.hours
+            total = study_plan(proposed).total
+            hours = total.hours
             least = min(least, hours)
             if hours <= budget:
                 new = {_named(each, budget): sections for each, sections in added.items()}
-                return Proposal(name, budget, hours, done, left_out, _claims(proposed), proposed, new)
+                lines = _claims(config, names, proposed)
+                return Proposal(name, budget, hours, total.worst_hours, done, left_out, lines, proposed, new)
         costs = {each: study_plan(config, each).total.hours for each in names}
         left_out.append(max(names, key=costs.__getitem__))
         names = [each for each in names if each not in left_out]
@@ -136,6 +144,12 @@ def _with(config: Config, study: str, raw: dict[str, Raw], changed: Collection[s
         "cluster": config.cluster.model_dump(mode="json") | {"cap_hours": budget},
     }
     return Config.model_validate_json(json.dumps(whole), strict=True)
+
+
+def _claims(config: Config, names: list[str], proposed: Config) -> list[str]:
+    """What each experiment of the proposal can test. `names`: of the whole ones, in the same order."""
+    pairs = zip(names, proposed.experiments.items(), strict=True)
+    return [f"{name}: {line}" for whole, (name, cut) in pairs for line in claims.claims(config.experiments[whole], cut)]
 
 
 def _shorter(raw: Raw) -> None:
@@ -212,47 +226,16 @@ def _one_width(raw: Raw) -> None:
 
 
 _HALF = Cut("half of the steps of everything", _shorter)
+_TENTH = Cut("the data to a tenth", _share(0.1, 5_000))
+_HUNDREDTH = Cut("the data to a hundredth", _share(0.01, 1_000))
 _LADDER = (
-    Cut("5,000 sampled images", _fewer_images),
+    Cut("sampled images to 5,000", _fewer_images),
     *[_HALF] * 3,
-    Cut("a tenth of the data", _share(0.1, 5_000)),
-    Cut("no sweeps over batch sizes and steps", _no_axes),
+    _TENTH,
+    Cut("the sweeps over batch sizes and over steps, entirely", _no_axes),
     *[_HALF] * 3,
-    Cut("a hundredth of the data", _share(0.01, 1_000)),
-    Cut("one seed in sweeps and searches", _one_seed),
-    Cut("one width: the proxy", _one_width),
+    _HUNDREDTH,
+    Cut("seeds of sweeps and searches to one", _one_seed),
+    Cut("widths of sweeps to one, the proxy's", _one_width),
     *[_HALF] * 4,
 )
-
-
-def _claims(config: Config) -> list[str]:
-    """What the proposal can test and what it cannot, by the paper's headline claims."""
-    lines = []
-    for name, experiment in config.experiments.items():
-        lines.append(f"{name}: H1 can be tested: the gate is run whole")
-        if experiment.has("sweep"):
-            lines += [f"{name}: {line}" for line in _transfer_claims(experiment.sweep.model_dump(mode="json"))]
-        if experiment.has("train"):
-            claim = {"dit": "H3", "pixart": "H4", "mmdit": "H5"}.get(experiment.model.family, "the comparison of arms")
-            arms = list(experiment.train.arms)
-            seeds = len(experiment.train.seeds)
-            spread = "with an interval" if seeds > 1 else "without an interval: one seed"
-            can = "can be tested" if len(arms) > 1 else "cannot be tested: one arm"
-            lines.append(f"{name}: {claim} {can}, at {experiment.train.steps:,} steps, {spread}")
-    return lines
-
-
-def _transfer_claims(sweep: Raw) -> list[str]:
-    widths, seeds = len(sweep["widths"]["width"]), len(sweep["seeds"])
-    if widths < 2:
-        width = "H2 over widths cannot be tested: one width has no drift"
-    elif seeds < 2 or widths < 3:
-        why = "one seed" if seeds < 2 else "fewer than three widths"
-        width = f"H2 over widths can be looked at, without an interval of the drift: {why}"
-    else:
-        width = f"H2 over widths can be tested: {widths} widths, {seeds} seeds"
-    axes = [
-        f"H2 over {label} {'can be tested' if sweep[axis] else 'cannot be tested: no sweep over them'}"
-        for axis, label in (("batch_sizes", "batch sizes"), ("steps", "steps"))
-    ]
-    return [width, *axes]

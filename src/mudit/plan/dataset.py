@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,11 @@ from mudit.config.data import DataSection, DigitsSource, EmojiSource
 from mudit.config.models import ModelSection
 from mudit.config.schema import Experiment
 from mudit.data.size import store_bytes, store_files
-from mudit.errors import ConfigError
+from mudit.errors import ConfigError, DataError
 from mudit.plan import encoders
-from mudit.stages import RESULTS
+from mudit.provenance import manifest as manifests
+from mudit.provenance import records
+from mudit.stages import STAGES, Artefact
 
 _DIGITS = 1_797
 _EMOJI_SUBJECTS = 1_607  # drawn in both styles
@@ -64,12 +65,11 @@ def text_widths(data: DataSection, model: ModelSection) -> tuple[int, int]:
 
 
 def _images(name: str, experiment: Experiment) -> int:
-    """Images of the store, as the store itself, `execution.expect` or the source says."""
+    """Images of the store, as the store itself, here or elsewhere, `execution.expect` or the source says."""
     data = experiment.data
-    store = RESULTS / name / "data" / "store.json"
-    if store.is_file():
-        splits = json.loads(store.read_text(encoding="utf-8"))["splits"]
-        return sum(split["count"] for split in splits.values())
+    stored = _stored(name, experiment)
+    if stored is not None:
+        return stored
     if experiment.execution.expect is not None:
         return _share(experiment.execution.expect.images, data.share)
     kind = data.source.kind
@@ -85,6 +85,18 @@ def _images(name: str, experiment: Experiment) -> int:
         f"{name}: the plan cannot know how many images a source {kind!r} has; add execution.expect: "
         "{images: N, caption_tokens: null}"
     )
+
+
+def _stored(name: str, experiment: Experiment) -> int | None:
+    """Images of the store that was made of this very section `data`, by its manifest or its record in Git; None without one."""
+    artefact = Artefact(name, STAGES["data"], "")
+    try:
+        manifest = manifests.read(artefact.path) or records.read(artefact)
+    except manifests.ManifestError as error:
+        raise DataError(f"{artefact.id}: {error}; see what mends it: mudit verify --explain {name}") from None
+    if manifest is None or manifest["parameters"] != artefact.stage.parameters(experiment, ""):
+        return None
+    return int(manifest["summary"]["train"] + manifest["summary"]["validation"])
 
 
 def _share(images: int, share: float) -> int:

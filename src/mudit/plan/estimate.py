@@ -49,6 +49,7 @@ class JobPlan:
     worst_hours: float
     result_bytes: int
     state_bytes: int  # while it runs, or until the run is finished
+    linked_bytes: int  # of the results, what lies in the state as well: on one disk as links, else as copies
     files: int
 
     @property
@@ -81,6 +82,7 @@ class _Load:
     worst_rounds: Rounds | None = None
     result_bytes: float = 0
     state_bytes: float = 0
+    linked_bytes: float = 0
     files: int = 0
 
 
@@ -119,6 +121,7 @@ def job(artefact: Artefact, experiment: Experiment, cluster: ClusterSection, dat
         worst_hours=rate.hours(load.worst or load.expected, load.worst_rounds or load.rounds, at_once),
         result_bytes=round(load.result_bytes),
         state_bytes=round(load.state_bytes),
+        linked_bytes=round(load.linked_bytes),
         files=load.files + _FILES[artefact.stage.name] + _JOB_FILES,
     )
 
@@ -141,7 +144,7 @@ def _load(artefact: Artefact, experiment: Experiment, data: DataFacts) -> _Load:
     """By stage. A stage without an entry computes nothing that counts."""
     match artefact.stage.name:
         case "data":
-            return _Load(work.encoding(experiment, data), result_bytes=data.bytes, files=data.files)
+            return _Load(work.encoding(experiment, data), result_bytes=data.bytes, linked_bytes=data.bytes, files=data.files)
         case "coordcheck":
             return _Load(work.gate(experiment, artefact.key))
         case "sweep":
@@ -158,7 +161,9 @@ def _load(artefact: Artefact, experiment: Experiment, data: DataFacts) -> _Load:
             pixels = 3 * experiment.sample.images * experiment.data.image_size**2
             # Finished sets share their disk space with the state; of the one that is drawn there are batches as well.
             files = (sets - 1) * _SET_FILES + sets * (pixels // SHARD_BYTES)
-            return _Load(work.sampling(experiment, data, sets), result_bytes=sets * pixels, state_bytes=pixels, files=files)
+            drawn = sets * pixels
+            load = work.sampling(experiment, data, sets)
+            return _Load(load, result_bytes=drawn, state_bytes=pixels, linked_bytes=drawn, files=files)
         case "extractor":
             return _extractor(experiment, data)
         case "evaluate":
@@ -213,7 +218,8 @@ def _target(experiment: Experiment, data: DataFacts) -> _Load:
     per_checkpoint = 1 + (workers.processes if workers is not None and workers.parallel == "sharded" else 1)
     return _Load(
         work.target(experiment, data),
-        result_bytes=(2 + len(train.snapshots)) * _WEIGHT * parameters,  # snapshots share their disk space with the state
+        result_bytes=(2 + len(train.snapshots)) * _WEIGHT * parameters,
+        linked_bytes=len(train.snapshots) * _WEIGHT * parameters,
         state_bytes=kept * checkpoint,
         files=kept * per_checkpoint + 2 * len(train.snapshots),
     )

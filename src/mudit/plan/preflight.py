@@ -1,13 +1,13 @@
 """What would stop a study, found before any job starts: one line for the first of them. Imports no torch.
 
-Work that is done already is not counted: an artefact that has its manifest needs no data, no disk and no hours. A checksum is
-compared here where the file is small; a large one is compared by the job that reads it.
+Work that is done already is not counted: an artefact that is fresh, here or elsewhere, needs no data, no disk and no hours. One
+that is stale or damaged is made again, so it needs all of them. A checksum is compared here where the file is small; a large one
+is compared by the job that reads it.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from mudit.config.cluster import ClusterSection, TrainWorkers
@@ -15,49 +15,70 @@ from mudit.config.schema import Config, Experiment
 from mudit.depend import sampled_keys
 from mudit.errors import ConfigError, DataError
 from mudit.files import sha256_file
-from mudit.plan import memory, show
+from mudit.plan import disk, memory, show
 from mudit.plan.benchmarks import paths as benchmark_paths
 from mudit.plan.estimate import JobPlan
 from mudit.plan.hardware import PROCESSORS
 from mudit.plan.queue import check_limits, check_names
 from mudit.plan.study import StudyPlan, Total, study_plan
-from mudit.provenance.manifest import FILE as MANIFEST
+from mudit.provenance.resume import unfinished
+from mudit.provenance.verdict import Inspector, Verdict, to_fetch
 from mudit.resources import Site
 from mudit.runs import Benchmarked, Setting
 from mudit.slurm import Partition
-from mudit.stages import experiments
+from mudit.stages import STAGES, Artefact, experiments
 
 _SMALL = 512 * 2**20  # bytes of a file that is hashed here: about a second
 _VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def check(config: Config, study: str | None, *, site: Site | None = None, queue: Sequence[Partition] | None = None) -> list[str]:
-    """The plan of a study or experiment as lines, if nothing stands in its way.
+def check(
+    config: Config,
+    study: str | None,
+    verdicts: Sequence[Verdict],
+    *,
+    site: Site | None = None,
+    queue: Sequence[Partition] | None = None,
+) -> list[str]:
+    """The plan of a study or experiment as lines, and what of it is still to be made, if nothing stands in its way.
 
+    verdicts: of all its artefacts; those that are not done will be made, and what they read has to be here.
     site: what the profile says of the cluster. queue: its partitions (`sinfo`). None of either: partitions are not looked at.
     Raises ConfigError for what the configuration must change and DataError for what is missing on disk, each with one line.
     """
     if site is not None and queue is not None:
         check_names(site, queue)
+    done = {verdict.artefact.id for verdict in verdicts if verdict.done}
     for name in experiments(config, study):
         experiment = config.experiments[name]
         _check_workers(name, experiment, config.cluster)
         _check_memory(name, experiment, config.cluster)
-        _check_paths(name, experiment)
-        _check_reference(name, experiment)
-        _check_benchmarks(name, experiment)
+        _check_paths(name, experiment, done)
+        _check_reference(name, experiment, done)
+        _check_benchmarks(name, experiment, done)
+    if fetch := to_fetch(config, list(verdicts)):
+        raise DataError(f"jobs that must run read files that are not here; fetch them with: {fetch}")
     plan = study_plan(config, study)
-    open_jobs = {name: each for name, each in plan.jobs.items() if not _made(each)}
+    open_jobs = {name: each for name, each in plan.jobs.items() if name not in done}
     if site is not None and queue is not None:
         check_limits(config, plan.jobs, open_jobs, site, queue)
     remaining = Total.of(open_jobs.values(), config.cluster.job_hours)
     _check_cap(plan, remaining)
-    _check_disk(plan, remaining)
-    return show.lines(plan)
+    _check_disk(config, plan, remaining, open_jobs)
+    return [*show.lines(plan), "", *_remaining(plan, remaining)]
 
 
-def _made(job: JobPlan) -> bool:
-    return (job.artefact.path / MANIFEST).is_file()
+def _remaining(plan: StudyPlan, remaining: Total) -> list[str]:
+    """What is still to be made, for the last lines."""
+    made = plan.total.jobs - remaining.jobs
+    if not remaining.jobs:
+        return [f"all {made} jobs are done: nothing will run"]
+    expected, most = (show.span(hours, show.unit(plan.cluster)) for hours in (remaining.hours, remaining.worst_hours))
+    lines = [f"{made} of {plan.total.jobs} jobs are done; the other {remaining.jobs} take {expected} expected, {most} at most"]
+    cap = plan.cluster.cap_hours
+    if cap is not None and remaining.worst_hours > cap:
+        lines.append(f"cluster.cap_hours {cap:g} is held against what is expected: at most, the study may go above it")
+    return [*lines, "nothing stands in the way"]
 
 
 def _check_workers(name: str, experiment: Experiment, cluster: ClusterSection) -> None:
@@ -139,11 +160,9 @@ def _advice(workers: TrainWorkers | None) -> str:
     return " or ".join(ways)
 
 
-def _check_paths(name: str, experiment: Experiment) -> None:
-    """Everything that the stage `data` reads, unless the store is there."""
-    from mudit.stages import STAGES, Artefact
-
-    if (Artefact(name, STAGES["data"], "").path / MANIFEST).is_file():
+def _check_paths(name: str, experiment: Experiment, done: Collection[str]) -> None:
+    """Everything that the stage `data` reads, unless it is done."""
+    if Artefact(name, STAGES["data"], "").id in done:
         return
     for key, path in _paths(experiment):
         if not Path(path).exists():
@@ -155,11 +174,9 @@ def _check_paths(name: str, experiment: Experiment) -> None:
             raise DataError(f"{weights}: its SHA-256 is not experiments.{name}.data.encoder_sha256; take the file that was meant")
 
 
-def _check_reference(name: str, experiment: Experiment) -> None:
+def _check_reference(name: str, experiment: Experiment, done: Collection[str]) -> None:
     """What the stage `extractor` reads beside the store, unless it is done. Without a path its weights are where that job runs."""
-    from mudit.stages import STAGES, Artefact
-
-    if not experiment.has("evaluate") or (Artefact(name, STAGES["extractor"], "").path / MANIFEST).is_file():
+    if not experiment.has("evaluate") or Artefact(name, STAGES["extractor"], "").id in done:
         return
     section = experiment.evaluate
     paths = {"weights": section.weights, "reference.path": section.reference.path if section.reference.kind == "file" else None}
@@ -186,14 +203,12 @@ def _paths(experiment: Experiment) -> Iterator[tuple[str, str]]:
         yield "features.encoder_path", data.features.encoder_path
 
 
-def _check_benchmarks(name: str, experiment: Experiment) -> None:
+def _check_benchmarks(name: str, experiment: Experiment, done: Collection[str]) -> None:
     """What the stages `prompts` and `benchmark` read beside other artefacts, of each benchmark that is not done."""
-    from mudit.stages import STAGES, Artefact
-
     for benchmark in experiment.benchmarks if experiment.has("benchmarks") else ():
         keys = [Benchmarked(run, benchmark).name for run in sampled_keys(experiment)]
         made = [Artefact(name, STAGES["prompts"], benchmark), *(Artefact(name, STAGES["benchmark"], key) for key in keys)]
-        if all((artefact.path / MANIFEST).is_file() for artefact in made):
+        if all(artefact.id in done for artefact in made):
             continue
         where = f"experiments.{name}.benchmarks.{benchmark}"
         for key, path in benchmark_paths(experiment.benchmarks[benchmark]):
@@ -204,17 +219,35 @@ def _check_benchmarks(name: str, experiment: Experiment) -> None:
 def _check_cap(plan: StudyPlan, remaining: Total) -> None:
     cap = plan.cluster.cap_hours
     if cap is not None and remaining.hours > cap:
+        expected, most = show.span(remaining.hours, "processor"), show.span(remaining.worst_hours)
         raise ConfigError(
-            f"study {plan.name} would cost {show.span(remaining.hours, 'processor')}, above cluster.cap_hours {cap:g}; raise "
-            f"the cap, or see what fits: mudit plan {plan.name} --budget {cap:g}h"
+            f"study {plan.name}: {expected} are expected, {most} at most, above cluster.cap_hours {cap:g}; "
+            f"raise the cap, or see what fits: mudit plan {plan.name} --budget {cap:g}h"
         )
 
 
-def _check_disk(plan: StudyPlan, remaining: Total) -> None:
-    there = plan.cluster.disk_gb * 1e9 if plan.cluster.disk_gb is not None else shutil.disk_usage(Path.cwd()).free
-    if remaining.bytes > there:
-        what = "cluster.disk_gb" if plan.cluster.disk_gb is not None else f"free in {Path.cwd()}"
-        raise DataError(f"study {plan.name} may fill {show.size(remaining.bytes)}, and {show.size(there)} are {what}; make room")
+def _check_disk(config: Config, plan: StudyPlan, remaining: Total, open_jobs: dict[str, JobPlan]) -> None:
+    if plan.cluster.disk_gb is None:
+        disk.check(plan.name, open_jobs.values(), _unfinished(config, open_jobs))
+    elif remaining.bytes > (there := plan.cluster.disk_gb * 1e9):  # what it may fill in all, so what is there already is in it
+        raise DataError(
+            f"study {plan.name} may fill {show.size(remaining.bytes)}, and {show.size(there)} are cluster.disk_gb; make room"
+        )
     inodes = plan.cluster.inodes
     if inodes is not None and remaining.files > inodes:
         raise DataError(f"study {plan.name} may make {remaining.files:,} files, above cluster.inodes {inodes:,}; make room")
+
+
+def _unfinished(config: Config, open_jobs: dict[str, JobPlan]) -> dict[str, Path]:
+    """Artefact id -> the state of a killed run with which its job goes on. State of other recipes stays, and is in the way."""
+    found = {}
+    inspectors = {
+        each.artefact.experiment: Inspector(config.experiments[each.artefact.experiment], True) for each in open_jobs.values()
+    }
+    for name, each in open_jobs.items():
+        state = each.artefact.state
+        if state.parent.is_dir() and any(state.parent.glob(f"{state.name}*")):
+            folder = unfinished(state, inspectors[each.artefact.experiment].recipe(each.artefact))
+            if folder is not None:
+                found[name] = folder
+    return found

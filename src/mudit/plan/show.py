@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from mudit.config.cluster import ClusterSection
 from mudit.plan.hardware import PROCESSORS
 from mudit.plan.study import StudyPlan, Total
 
@@ -51,11 +52,13 @@ def table(plan: StudyPlan) -> None:
 def notes(plan: StudyPlan) -> list[str]:
     """What the totals mean, and what they stand on."""
     cluster, total = plan.cluster, plan.total
-    unit = "GPU" if PROCESSORS[cluster.gpu].gpu else "core"
-    per = {name: PROCESSORS[cluster.gpu].peak(name) / 1e12 for name in ("fp32", "tf32", "bf16")}
-    peaks = ", ".join(f"{name} {peak:g}" for name, peak in per.items())
+    name = unit(cluster)
+    per = {kind: PROCESSORS[cluster.gpu].peak(kind) / 1e12 for kind in ("fp32", "tf32", "bf16")}
+    peaks = ", ".join(f"{kind} {peak:g}" for kind, peak in per.items())
+    free = ", jobs that use no GPU cost none" if PROCESSORS[cluster.gpu].gpu else ""
     text = [
-        f"{span(total.hours, unit)} expected, {span(total.worst_hours, unit)} at most (sweeps whose grids grow to their ends)",
+        f"hours, at most: {name}-hours of all jobs{free}; longest h: hours on the clock of the longest job",
+        f"{span(total.hours, name)} expected, {span(total.worst_hours, name)} at most (sweeps whose grids grow to their ends)",
         f"on {cluster.nodes} x {cluster.per_node} {cluster.gpu}: {_wall(plan.wall_hours)} expected, {_wall(plan.worst_wall_hours)} "
         f"at most, if nothing waits in a queue; jobs longer than {cluster.job_hours:g} h run in slices",
         f"disk {size(total.bytes)} at most, {size(total.result_bytes)} of it results; {total.files:,} files",
@@ -103,6 +106,11 @@ def as_json(plan: StudyPlan) -> str:
         "jobs": jobs,
     }
     return json.dumps(value, indent=1)
+
+
+def unit(cluster: ClusterSection) -> str:
+    """What `cluster` has the hours of."""
+    return "GPU" if PROCESSORS[cluster.gpu].gpu else "core"
 
 
 def size(count: float) -> str:

@@ -39,6 +39,15 @@ def claim(state: Path, recipe: dict[str, Any], *, afresh: bool) -> None:
     (state / _FILE).write_text(json.dumps(digests))
 
 
+def unfinished(state: Path, recipe: dict[str, Any]) -> Path | None:
+    """The folder of unfinished work that `claim` would go on with, in its place or set aside; None if there is none."""
+    digests = _digests(recipe)
+    if state.exists() and _read(state / _FILE) == digests:
+        return state
+    aside = _aside(state, digests)
+    return aside if aside.exists() else None
+
+
 def _set_aside(state: Path, aside: Path, why: str) -> None:
     if all(path.name in (_FILE, heartbeat.FILE) for path in state.iterdir()):
         shutil.rmtree(state)

@@ -11,6 +11,7 @@ import yaml
 from mudit.config.load import load
 from mudit.config.schema import Config
 from mudit.errors import ConfigError
+from mudit.plan import claims
 from mudit.plan.budget import parse_hours, propose
 from mudit.plan.study import study_plan
 from support import ROOT
@@ -50,7 +51,7 @@ def test_what_is_printed_makes_the_study_that_fits_and_holds_it_to_the_budget(co
 def test_a_budget_that_is_large_enough_cuts_nothing(config):
     proposal = propose(config, "dit-imagenet", 1e6)
     assert proposal.cuts == [] and proposal.left_out == []
-    assert "dit-imagenet: H2 over widths can be tested: 3 widths, 3 seeds" in proposal.claims
+    assert "dit-imagenet: H2 over widths can be tested: 3 widths, 3 seeds, all 200,000 steps" in proposal.claims
     assert "config.yaml" not in proposal.text(), "there is nothing to paste"
 
 
@@ -59,14 +60,17 @@ def test_an_experiment_that_fits_as_it_is_keeps_its_name(config):
     both = config.model_copy(update={"studies": {"two": ["dit-digits", "pixart-sa1b"]}})
     proposal = propose(both, "two", 0.01)
     assert proposal.left_out == ["pixart-sa1b"]
-    assert proposal.text().startswith("two: 9.86 processor-seconds of 36 processor-seconds\nnothing is cut\nleft out")
+    assert proposal.text().startswith(
+        "two within 36 processor-seconds: 9.86 processor-seconds expected, 21 processor-seconds at most\nnothing is cut\nleft out"
+    )
     assert yaml.safe_load(proposal.fragment) == {"cluster": {"cap_hours": 0.01}, "studies": {"two-within-0-01h": ["dit-digits"]}}
 
 
 def test_a_small_budget_says_what_is_lost_and_why(config):
     text = propose(config, "dit-imagenet", 80.0).text()
     assert "H2 over batch sizes cannot be tested: no sweep over them" in text
-    assert "H3 can be tested" in text and "without an interval: one seed" in text
+    assert "H3 can be looked at, not tested: one seed, 9,375 of 2,400,000 steps (1/256)" in text
+    assert claims.RULE in text
 
 
 def test_smaller_budgets_cost_less_and_never_cut_less(config):

@@ -50,12 +50,12 @@ def _losses(trainer: Trainer) -> list[float]:
 def test_a_restarted_run_takes_the_same_steps(experiment, digits, tmp_path):
     whole = _trainer(experiment, digits, tmp_path / "whole", 8)
     expected = _losses(whole)
-    first = _trainer(experiment, digits, tmp_path / "halves", 5)  # its newest checkpoint is that of step 4
-    _losses(first)
+    first = _trainer(experiment, digits, tmp_path / "halves", 5)  # ends with a checkpoint of its last step
+    assert _losses(first) == expected[:5]
     second = _trainer(experiment, digits, tmp_path / "halves", 8)
     second.resume()
-    assert second.step == 4
-    assert _losses(second) == expected[4:]
+    assert second.step == 5
+    assert _losses(second) == expected[5:]
     for models in ((whole.model, second.model), (whole.ema.model, second.ema.model)):
         for (name, a), (_, b) in zip(models[0].named_parameters(), models[1].named_parameters(), strict=True):
             assert torch.equal(a, b), name
