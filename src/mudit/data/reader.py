@@ -1,7 +1,7 @@
 """Random access to the latent store: memory-mapped shards, one gather per batch.
 
-Legend: B images of a batch, C channels, H W latent height and width, L caption tokens, E token feature width, P pooled width,
-N patches, Z image feature width.
+Legend: B images of a batch, C channels, H W latent height and width, L caption tokens, T tokens of a shard, E token feature
+width, P pooled width, N patches, Z image feature width.
 """
 
 from __future__ import annotations
@@ -152,15 +152,14 @@ class LatentSplit:
         for shard, places, local in plan.pieces:
             ends = self._mapped(shard, "token_ends")
             starts_B, ends_B = np.where(local == 0, 0, ends[local - 1]), ends[local]
-            lengths_B = ends_B - starts_B
-            place = np.repeat(places, lengths_B)
-            # Counts 0 .. length - 1 for each caption, one after another.
-            within = np.arange(len(place)) - np.repeat(np.cumsum(lengths_B) - lengths_B, lengths_B)
-            rows = np.repeat(starts_B, lengths_B) + within
-            tokens_BLE[place, within] = self._mapped(shard, "tokens")[rows]
-            mask_BL[place, within] = True
-            if scale_BL is not None:
-                scale_BL[place, within] = self._mapped(shard, "token_scale")[rows]
+            tokens_TE = self._mapped(shard, "tokens")
+            scale_T = None if scale_BL is None else self._mapped(shard, "token_scale")
+            # A caption's tokens lie side by side: one copy each is faster than an index per token.
+            for place, start, end in zip(places.tolist(), starts_B.tolist(), ends_B.tolist(), strict=True):
+                tokens_BLE[place, : end - start] = tokens_TE[start:end]
+                mask_BL[place, : end - start] = True
+                if scale_BL is not None and scale_T is not None:
+                    scale_BL[place, : end - start] = scale_T[start:end]
         stored_BLE = torch.from_numpy(tokens_BLE)
         if self._text.storage == "bfloat16":
             stored_BLE = stored_BLE.view(torch.bfloat16)
@@ -231,13 +230,14 @@ class LatentSplit:
     def _mapped(self, shard: int, name: str) -> NDArray[Any]:
         """One tensor of one shard, on the file's memory map."""
         if shard not in self._maps:
-            self._maps[shard] = np.memmap(self._paths[shard], dtype=np.uint8, mode="r")
+            # Two threads may map the same file at once: one of the maps is then dropped.
+            self._maps.setdefault(shard, np.memmap(self._paths[shard], dtype=np.uint8, mode="r"))
         layout: TensorLayout = self._layouts[shard][name]
         return np.ndarray(layout.shape, dtype=layout.dtype, buffer=self._maps[shard], offset=layout.offset)
 
     def _shard_captions(self, shard: int) -> list[str]:
         if shard not in self._captions:
-            self._captions[shard] = _read_captions(self._folder, self._shards[shard])
+            self._captions.setdefault(shard, _read_captions(self._folder, self._shards[shard]))
         return self._captions[shard]
 
 

@@ -50,7 +50,7 @@ def run(job: Job) -> dict[str, object]:
     first, *others = search.seeds
 
     def new_group(members: Sequence[Member]) -> TrialGroup:
-        return TrialGroup(config, store, table, members, search.batch_size, micro_batch)
+        return TrialGroup(config, store, table, members, search.batch_size, micro_batch, search.steps)
 
     def tell() -> None:
         if study:

@@ -45,7 +45,7 @@ def run(job: Job) -> dict[str, object]:
     grid, world, micro_batch = Grid.of(config.sweep), World.of_environment(), micro_batch_of(job)
 
     def new_group(members: Sequence[Member]) -> TrialGroup:
-        return TrialGroup(config, store, table, members, setting.batch_size, micro_batch)
+        return TrialGroup(config, store, table, members, setting.batch_size, micro_batch, horizons[-1])
 
     def finished(pack: PackRecords) -> None:
         journal.append([TrialRecord(log2_lr=member.knobs.log2_lr, **record.model_dump()) for member, record in pack])

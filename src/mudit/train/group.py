@@ -20,6 +20,7 @@ from mudit.errors import ConfigError
 from mudit.models.families import build
 from mudit.parametrization.apply import group_rows, parametrize
 from mudit.parametrization.table import ParameterTable
+from mudit.train.ahead import Ahead, steps_to_prepare
 from mudit.train.batches import Batch, BatchStream
 from mudit.train.device import compute_device, matmul_precision
 from mudit.train.knobs import Knobs
@@ -53,21 +54,21 @@ class TrialGroup:
         members: Sequence[Member],
         batch_size: int,
         micro_batch: int | None = None,
+        steps: int | None = None,
     ) -> None:
+        """`steps` of the runs: where they are known, a GPU's batches are prepared ahead, up to there."""
         self._config, self._table, self.device = config, table, compute_device()
         self._batch_size, self._part_size = batch_size, min(micro_batch or batch_size, batch_size)
         self._objective = make_objective(config.diffusion)
-        self._streams = {
-            seed: BatchStream(
-                store.split("train"),
-                config.model,
-                config.diffusion,
-                batch_size=batch_size,
-                seed=seed,
-                sharing_draws=images_sharing_draws(config),
-            )
-            for seed in sorted({member.seed for member in members})
-        }
+        to_prepare = steps_to_prepare(config, steps)
+
+        def stream(seed: int) -> BatchStream:
+            sharing = images_sharing_draws(config)
+            split = store.split("train")
+            return BatchStream(split, config.model, config.diffusion, batch_size=batch_size, seed=seed, sharing_draws=sharing)
+
+        seeds = sorted({member.seed for member in members})
+        self._batches = {seed: Ahead(stream(seed).at, self.device, to_prepare) for seed in seeds}
         self.members = list(members)
         self._stack([self._new_model(member.seed) for member in members])
 
@@ -126,6 +127,8 @@ class TrialGroup:
                     parameter.copy_(view.view_as(parameter))
             models.append(model)
         self.members = [self.members[index] for index in indices]
+        for seed in self._batches.keys() - {member.seed for member in self.members}:
+            self._batches.pop(seed).close()
         if not models:
             return
         self._stack(models)
@@ -160,7 +163,7 @@ class TrialGroup:
             yield batch.map(lambda tensor, part=slice(start, stop): tensor[:, part]), (stop - start) / self._batch_size
 
     def _batch(self, step: int) -> Batch:
-        batches = {seed: self._streams[seed].at(step).to(self.device) for seed in {member.seed for member in self.members}}
+        batches = {seed: self._batches[seed].at(step).to(self.device) for seed in {member.seed for member in self.members}}
         if len(batches) == 1:
             (batch,) = batches.values()
             return batch.map(lambda tensor: tensor.expand(len(self.members), *tensor.shape))

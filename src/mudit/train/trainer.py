@@ -27,6 +27,7 @@ from mudit.interrupt import Interrupt, Interrupted
 from mudit.models.flops import train_flops
 from mudit.parametrization.apply import parameter_groups
 from mudit.parametrization.table import ParameterTable
+from mudit.train.ahead import Ahead, steps_to_prepare
 from mudit.train.batches import Batch, BatchStream
 from mudit.train.checkpoint import Checkpoint, CheckpointFolder
 from mudit.train.device import compute_device, matmul_precision
@@ -92,7 +93,7 @@ class Trainer:
         self._objective = make_objective(config.diffusion)
         self._alignment = [spec.knobs.alignment_weight] if aligns(self.model) else None
         self._validation = ValidationSet(store, config)
-        self._batches = BatchStream(
+        stream = BatchStream(
             store.split("train"),
             config.model,
             config.diffusion,
@@ -101,6 +102,7 @@ class Trainer:
             places=self._layout.places,
             sharing_draws=images_sharing_draws(config),
         )
+        self._batches = Ahead(stream.at, self.device, steps_to_prepare(config, spec.steps))
         flops = train_flops(config.model, spec.table.width, len(self._layout.places))
         self.utilisation = Utilisation(flops, self.device, self._precision)
         self.checkpoints = CheckpointFolder(
@@ -120,7 +122,7 @@ class Trainer:
         lose what it has done since, is that a ResultsError. When any process is asked, all stop, after the same step.
         """
         longest_s = 0.0
-        with Interrupt() as interrupt:
+        with Interrupt() as interrupt, self._batches:
             while self.step < self.spec.steps and self.history.diverged_at is None:
                 started = time.monotonic()
                 with self.utilisation.step():
