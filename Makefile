@@ -63,7 +63,7 @@ format: setup
 	$(BIN)/ruff format .
 
 lock:
-	bash workflow/lock.sh
+	bash containers/lock.sh
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -71,6 +71,7 @@ class FakeSplit:
         self._model = experiment.model
         self.latent_shape = (experiment.model.channels, experiment.model.image_size, experiment.model.image_size)
         self.has_std = self.flip = True
+        self.encodes_captions = False
 
     def __len__(self) -> int:
         return IMAGES

@@ -7,6 +7,9 @@ Inside a Slurm job, the job's time limit becomes MUDIT_DEADLINE: the stage write
 back into the queue under its own id. A run that is longer than the queue allows is so cut into slices without anybody's help, and
 whatever waits for the job (Snakemake) sees one job that runs and waits by turns.
 
+A job may find that another one makes its artefact already: Snakemake was killed, its jobs went on, and the next Snakemake submits
+them again. It steps back into the queue, without an error, until the other one is done.
+
 Signals reach the processes of the stage and nobody else: torchrun and srun would not wait for a checkpoint.
 """
 
@@ -34,13 +37,16 @@ from mudit.config.cluster import Workers
 from mudit.config.schema import Experiment
 from mudit.errors import ConfigError
 from mudit.files import write_text
-from mudit.interrupt import DEADLINE, EXIT_CODE, Interrupted
+from mudit.interrupt import DEADLINE, EXIT_CODE, Interrupt, Interrupted
+from mudit.provenance import place
 from mudit.stages import STATE, Artefact
 
 _LOG = logging.getLogger(__name__)
 OUTCOMES = "MUDIT_OUTCOMES"
+ASKED = "asked"  # a file beside the outcomes: the launcher was asked to stop
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 _MARGIN_SHARE, _MARGIN_S = 0.1, 300.0  # of the time left, at most; a trainer adds what its last checkpoint took
+_YIELD_S = 60.0  # that a job waits for another one which makes the same, before it gives its machines back
 _FIRST_PORT, _PORTS = 20000, 10000
 # Snakemake sets each to the threads of the whole rule, and torch takes MKL's number where it differs from OpenMP's.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -92,6 +98,22 @@ def requeued() -> Iterator[None]:
         if job is not None and slurm.requeue(job):
             _LOG.info("Slurm job %s goes on in its next slice", job)
         raise
+
+
+def await_others(artefact: Artefact) -> None:
+    """Inside a Slurm job, wait until no other process makes the artefact. Elsewhere whoever starts it twice is told (`place.lock`).
+
+    Raises Interrupted after a minute, or when the job is asked to stop: a job in the queue costs nothing, machines that wait do.
+    """
+    if slurm.job() is None or not place.locked(artefact):
+        return
+    _LOG.info("%s: another process is making it; this job waits, and goes back into the queue in %.0f s", artefact.id, _YIELD_S)
+    until = time.monotonic() + _YIELD_S
+    with Interrupt() as interrupt:
+        while place.locked(artefact):
+            if interrupt.asked or time.monotonic() >= until:
+                raise Interrupted
+            time.sleep(1)
 
 
 def cores_of(workers: Workers) -> int:
@@ -155,12 +177,13 @@ def _forwarding(process: subprocess.Popen[bytes], folder: Path, *, remote: bool)
     """While active, hands signals on to the ranks, and lists those that came.
 
     Ranks of this machine leave their process ids in `folder`. Those of others are reached through srun, which forwards SIGUSR1 to
-    every process of its step; SIGTERM it would answer by killing the step.
+    every process of its step; SIGTERM it would answer by killing the step. A rank that starts later finds ASKED in `folder`.
     """
     signals: list[int] = []
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         signals.append(number)
+        (folder / ASKED).touch()  # for ranks that are not there yet
         if remote:
             process.send_signal(signal.SIGUSR1)
             return

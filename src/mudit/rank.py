@@ -16,7 +16,7 @@ from mudit.cli import app
 from mudit.distributed import World
 from mudit.errors import MuditError
 from mudit.interrupt import EXIT_CODE
-from mudit.launch import OUTCOMES, record
+from mudit.launch import ASKED, OUTCOMES, record
 
 
 def main() -> None:
@@ -24,9 +24,10 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)  # torchrun was told to ignore them
     os.dup2(1, 2)  # torchrun's own messages go where the launcher keeps them; this process's go on
-    rank = World.of_environment().rank
-    (Path(os.environ[OUTCOMES]) / f"{rank}.pid").write_text(str(os.getpid()))
-    code, message = _call()
+    rank, folder = World.of_environment().rank, Path(os.environ[OUTCOMES])
+    (folder / f"{rank}.pid").write_text(str(os.getpid()))
+    # The launcher looks for ids after it has left the mark, so a signal from before this line is in the one, or comes by the other.
+    code, message = (EXIT_CODE, "") if (folder / ASKED).exists() else _call()
     record(rank, code, message)
     sys.exit(0 if code == EXIT_CODE else code)
 

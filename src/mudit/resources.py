@@ -12,6 +12,7 @@ executor derives from `tasks` unless told otherwise, would run the job several t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -21,7 +22,8 @@ from mudit.config.base import PositiveInt, Section
 from mudit.config.cluster import ClusterSection, Workers
 from mudit.config.schema import Config
 from mudit.errors import ConfigError
-from mudit.plan.estimate import JobPlan
+from mudit.plan.estimate import HOST_CORES, JobPlan
+from mudit.slurm import Partition
 from mudit.stages import Artefact
 
 SITE_FILE = Path("workflow/profiles/slurm/site.yaml")
@@ -29,6 +31,7 @@ ARRAYS = frozenset({"sweep"})  # as slurm-array-jobs in the profile says
 _LEAST_MINUTES = 60  # starting, reading and writing are in no plan
 _SLACK = 2.0  # times the planned hours, because utilisation is an assumption
 _MORE_MEMORY = 0.5  # of the first attempt's, for each further attempt
+_MIB_PER_GB = 1e9 / 2**20  # Slurm counts in binary units
 Value = int | str | None
 
 
@@ -77,16 +80,26 @@ def threads(config: Config, site: Site | None, experiment: str, stage: str) -> i
     return (1 if workers is None else workers.per_node) * cores(config, site)
 
 
-def ask(config: Config, site: Site, plans: dict[str, JobPlan], artefact: Artefact, attempt: int) -> dict[str, Value]:
+def ask(
+    config: Config,
+    site: Site,
+    plans: dict[str, JobPlan],
+    artefact: Artefact,
+    attempt: int,
+    queue: Sequence[Partition] | None = None,
+) -> dict[str, Value]:
     """Resources of one artefact's job: one value for each of NAMES. `attempt` is Snakemake's count, from 1.
 
-    `plans` are those of the whole study. Jobs that may be tasks of one array ask for the same: as much as any of them needs.
+    A job that is repeated asks for more memory and time, but for no more time than its partition in `queue` allows: it would wait
+    for ever. `plans` are those of the whole study.
+
+    Jobs that may be tasks of one array ask for the same: as much as any of them needs.
     """
     if artefact.stage.name not in ARRAYS:
-        return _ask(config, site, plans[artefact.id], attempt)
-    asked = [_ask(config, site, each, attempt) for each in plans.values() if each.artefact.stage.name == artefact.stage.name]
-    most = {name: max((each[name] for each in asked), key=_amount) for name in NAMES}
-    return most | {"mpi": None}  # with it, the executor starts the first task's command in every task
+        return _ask(config, site, plans[artefact.id], attempt, queue)
+    asked = [_ask(config, site, each, attempt, queue) for each in plans.values() if each.artefact.stage.name == artefact.stage.name]
+    largest = {name: max((each[name] for each in asked), key=_amount) for name in NAMES}
+    return largest | {"mpi": None}  # with it, the executor starts the first task's command in every task
 
 
 def _amount(value: Value) -> int:
@@ -97,12 +110,14 @@ def _amount(value: Value) -> int:
     return int(count) if count.isdigit() else 0
 
 
-def _ask(config: Config, site: Site, plan: JobPlan, attempt: int) -> dict[str, Value]:
+def _ask(config: Config, site: Site, plan: JobPlan, attempt: int, queue: Sequence[Partition] | None) -> dict[str, Value]:
     gpu = config.cluster.gpu != "cpu-core" and not plan.on_host
+    partition = site.partition if gpu else site.cpu_partition or site.partition
+    most = min((each.limit_s for each in queue or () if each.limit_s and each.name == partition), default=math.inf) / 60
     memory_gb = plan.per_node * site.memory_gb * (1 + _MORE_MEMORY * (attempt - 1))
-    extra = [site.extra, None if site.scratch_gb is None else f"--tmp={site.scratch_gb}G"]
+    extra = [site.extra, None if site.scratch_gb is None else f"--tmp={_mebibytes(site.scratch_gb)}M"]
     return {
-        "slurm_partition": site.partition if gpu else site.cpu_partition or site.partition,
+        "slurm_partition": partition,
         "slurm_account": site.account,
         "qos": site.qos,
         "constraint": site.constraint,
@@ -113,8 +128,8 @@ def _ask(config: Config, site: Site, plan: JobPlan, attempt: int) -> dict[str, V
         "gres": f"{site.gpu}:{plan.per_node}" if gpu else None,
         "tasks_per_gpu": 0 if gpu else None,
         "cpus_per_task": plan.per_node * cores(config, site),
-        "mem_mb": math.ceil(1000 * min(memory_gb, site.machine_memory_gb)),
-        "runtime": minutes(config.cluster, plan),
+        "mem_mb": _mebibytes(min(memory_gb, site.machine_memory_gb)),
+        "runtime": _minutes(config.cluster, site, plan, attempt, most),
         "slurm_extra": " ".join(filter(None, extra)) or None,
     }
 
@@ -125,10 +140,19 @@ NAMES = (
 )
 
 
-def minutes(cluster: ClusterSection, plan: JobPlan) -> int:
+def _mebibytes(gigabytes: float) -> int:
+    """What fits into so many 10^9 bytes, in the unit of sbatch's options --mem and --tmp=...M."""
+    return math.floor(gigabytes * _MIB_PER_GB)
+
+
+def _minutes(cluster: ClusterSection, site: Site, plan: JobPlan, attempt: int, most: float) -> int:
     """Time limit of a job: a multiple of what is planned for it, at most the longest job that the queue takes.
 
-    A stage that needs longer stops before the limit and goes on in another slice.
+    A stage that trains, draws or encodes stops before the limit and goes on in another slice. One that cannot stop half-way (a
+    gate, a scorer, a report) fails there, so each further attempt gets as much again.
     """
-    wanted = max(_LEAST_MINUTES, 60 * _SLACK * plan.worst_hours)
-    return max(1, math.floor(min(wanted, 60 * cluster.job_hours)))
+    planned = plan.worst_hours
+    if plan.on_host:  # the plan, which knows no site, reckons with HOST_CORES
+        planned *= HOST_CORES / site.cores
+    wanted = max(_LEAST_MINUTES, 60 * _SLACK * planned) * attempt
+    return max(1, math.floor(min(wanted, 60 * cluster.job_hours, most)))

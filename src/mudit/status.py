@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from mudit.config.schema import Config, Experiment
 from mudit.heartbeat import FILE
+from mudit.provenance.manifest import FILE as MANIFEST
 from mudit.provenance.verdict import inspect
 from mudit.runs import Setting, Target
 from mudit.search.records import SearchResult
@@ -130,6 +131,8 @@ def _row(artefact: Artefact, experiment: Experiment, done: bool) -> Row:
         return Row(artefact.id, "waiting") if said is None else Row(artefact.id, "running", note=said)
     if beat.state == "interrupted":
         return _told(artefact, "interrupted", beat, note="goes on with its next slice")
+    if beat.state == "finished" and beat.silent_s <= beat.allowed_s and beat.written > _changed(artefact.path / MANIFEST):
+        return _told(artefact, "running", beat, note="writes its results")
     if beat.state != "running":
         return Row(artefact.id, "waiting")
     if beat.silent_s > beat.allowed_s:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mudit.config.cluster import Workers
 from mudit.config.load import load
 from mudit.errors import ConfigError
 from mudit.interrupt import DEADLINE, EXIT_CODE, Interrupted
+from mudit.provenance import place
 from mudit.stages import find
 from support import ROOT
 
@@ -78,6 +80,42 @@ def running(project: Path) -> None:
     while len(list(project.glob("told/pid*"))) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_process_that_starts_after_the_signal_stops_before_it_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its id was not there when the launcher looked for those to tell."""
+    monkeypatch.setenv(launch.OUTCOMES, str(tmp_path))
+    (tmp_path / launch.ASKED).touch()
+    done = subprocess.run([sys.executable, "-m", "mudit.rank", "no-such-stage"], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    (outcome,) = launch._outcomes(tmp_path)
+    assert (outcome.code, outcome.message) == (EXIT_CODE, "")
+
+
+def test_a_job_steps_back_into_the_queue_while_another_makes_the_same(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when Snakemake dies, its jobs go on, and the next Snakemake submits them again. Without Slurm that is an error."""
+    monkeypatch.chdir(project)
+    data = find(load(project / "config.yaml"), "smoke", "data", "")
+    monkeypatch.setattr(launch, "_YIELD_S", 0.1)
+    with place.lock(data):
+        launch.await_others(data)
+        monkeypatch.setenv("SLURM_JOB_ID", "7")
+        with pytest.raises(Interrupted):
+            launch.await_others(data)
+    launch.await_others(data)
+
+
+def test_a_job_goes_on_when_the_other_is_done(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    holder = start(project, "wait")
+    running(project)
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    data = find(load(project / "config.yaml"), "smoke", "data", "")
+    stop = threading.Timer(0.3, holder.terminate)
+    stop.start()
+    assert place.locked(data)
+    launch.await_others(data)
+    assert not place.locked(data) and holder.wait(timeout=60) == EXIT_CODE
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

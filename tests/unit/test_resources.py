@@ -13,6 +13,7 @@ from mudit.config.load import load
 from mudit.errors import ConfigError
 from mudit.plan.estimate import jobs
 from mudit.resources import Site
+from mudit.slurm import Partition
 from mudit.stages import find
 from support import ROOT, changed
 
@@ -30,7 +31,26 @@ def asked(stage: str, key: str, attempt: int = 1, **cluster: object) -> dict[str
 
 @given(attempt=st.integers(1, 50))
 def test_memory_grows_by_half_with_each_attempt_up_to_a_machine(attempt: int) -> None:
-    assert asked("report", "", attempt)["mem_mb"] == min(10000 + 5000 * (attempt - 1), 25000)
+    gigabytes = min(10 + 5 * (attempt - 1), 25)
+    assert asked("report", "", attempt)["mem_mb"] == gigabytes * 10**9 // 2**20, "sbatch counts in binary units"
+
+
+def test_time_grows_with_each_attempt_up_to_what_the_queue_takes() -> None:
+    config = changed(CONFIG, cluster__job_hours=3.5)
+    plans, report = jobs(config, "smoke"), find(config, "smoke", "report", "")
+    queue = [Partition("cpus", True, 60.0 * 100), Partition("gpus", False, None)]
+    for partition, most in (("gpus", 210), ("cpus", 100)):
+        site = SITE.model_copy(update={"cpu_partition": partition})
+        times = [resources.ask(config, site, plans, report, attempt, queue)["runtime"] for attempt in (1, 2, 3, 4)]
+        assert times == [60, min(120, most), min(180, most), most]
+
+
+def test_what_runs_without_a_gpu_has_the_cores_of_the_site() -> None:
+    """The plan reckons with eight."""
+    config = changed(load(ROOT / "config.yaml"), cluster__job_hours=1000.0)
+    plans, gate = jobs(config, "dit-imagenet"), find(config, "dit-imagenet", "coordcheck", "dit")
+    times = [resources.ask(config, SITE.model_copy(update={"cores": cores}), plans, gate, 1)["runtime"] for cores in (4, 8)]
+    assert times[0] == pytest.approx(2 * times[1], abs=2) and times[1] > 60
 
 
 @given(hours=st.floats(0.001, 1000))

@@ -114,6 +114,19 @@ def test_an_interrupted_run_waits_for_its_next_slice_without_an_alarm(config: Co
     assert "next slice" in found.note
 
 
+def test_a_run_that_writes_its_results_runs_and_one_that_is_stale_waits(config: Config) -> None:
+    path = beat(state="finished", step=30)
+    assert (row(config).state, row(config).note) == ("running", "writes its results")
+    manifest = Path("results") / TRAIN / "manifest.json"
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text("{}")
+    os.utime(path, (time.time() - 5,) * 2)
+    assert row(config).state == "waiting"
+    manifest.unlink()
+    beat(state="finished", step=30, time=time.time() - 3600)
+    assert row(config).state == "waiting", "it was killed an hour ago"
+
+
 def test_a_diverged_run_is_an_alarm(config: Config) -> None:
     beat(state="diverged")
     assert row(config).alarms == ("diverged at step 12",)

@@ -257,6 +257,22 @@ def test_a_lost_machine_costs_only_the_steps_since_the_last_checkpoint(
     assert resumed(project) % CHECKPOINT_EVERY == 0, "nobody had asked for a checkpoint"
 
 
+def test_a_snakemake_that_dies_is_started_again_while_its_jobs_go_on(project: Workspace, undisturbed: Workspace) -> None:
+    """The next one submits the run again. That job waits for the one from before, and there is nothing left to do for it."""
+    with submitted(project, "--", token(RUN), train=0.5) as first:
+        first.wait(lambda: int(str(progress(project, RUN).get("step", 0))) >= 2)
+        (job,) = running()
+        first.process.kill()
+        first.process.wait()
+    project.run("snakemake", "--unlock")
+    with submitted(project, "--", token(RUN), train=0.5) as second:
+        second.wait(lambda: "this job waits" in log(project, RUN))
+        assert job in running() and len(running()) == 2
+        output = second.finish()
+    assert made(project, RUN) == made(undisturbed, RUN)
+    assert "is fresh: nothing to do" in log(project, RUN) and "Trying to restart" not in output
+
+
 def test_work_longer_than_the_queue_allows_is_cut_into_slices(project: Workspace, undisturbed: Workspace) -> None:
     """A run on two machines, and each task of an array: one of these has the array's own number."""
     project.edit("config.yaml", "job_hours: 24", "job_hours: 0.017")

@@ -3,6 +3,7 @@
 # Rules declare *tokens* (state/fresh/<artefact>, empty files) instead of the results themselves, because file times and Snakemake's
 # own records do not survive a clone, a pull or a copy, and because Snakemake deletes declared outputs before it runs a job. A token
 # exists exactly if the artefact's manifest and content agree with the present configuration and code (mudit.provenance).
+import functools
 import os
 import signal
 import sys
@@ -75,8 +76,10 @@ PLANS = or_one_line(estimate.jobs, LOADED, STUDY) if CLUSTER else None
 
 if CLUSTER:
 
+    queue = functools.cache(slurm.partitions)
+
     onstart:
-        for line in or_one_line(preflight.check, LOADED, STUDY, verdicts, site=SITE, queue=slurm.partitions()):
+        for line in or_one_line(preflight.check, LOADED, STUDY, verdicts, site=SITE, queue=queue()):
             logger.info(line)
 
 
@@ -122,7 +125,11 @@ def demands(stage):
         return {}
 
     def demand(name):
-        return lambda wildcards, attempt: cluster.ask(LOADED, SITE, PLANS, artefact(stage, wildcards), attempt)[name]
+        def asked(wildcards, attempt):
+            partitions = queue() if attempt > 1 else None
+            return cluster.ask(LOADED, SITE, PLANS, artefact(stage, wildcards), attempt, partitions)[name]
+
+        return asked
 
     return {name: demand(name) for name in cluster.NAMES}
 

@@ -34,6 +34,7 @@ def launch(
     workers = launcher.workers_of(artefact, loaded.experiments[experiment], nodes, per_node)
     launcher.deadline()
     with launcher.requeued():
+        launcher.await_others(artefact)
         if workers.processes == 1 and not containers.used():
             make_artefact(artefact, loaded.experiments[experiment], force=force)
         else:

@@ -114,6 +114,11 @@ class LatentSplit:
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def encodes_captions(self) -> bool:
+        """Whether `text` runs the text encoders, because the store holds captions and no features."""
+        return self._text is not None and self._text.storage == "on-the-fly"
+
     def gather(self, indices: Tensor) -> Latents:
         """Moments of the unmirrored images and labels: indices int64 [B], any order, repeats allowed. float32 and int64."""
         plan = self._plan(indices)
@@ -144,7 +149,7 @@ class LatentSplit:
         """
         assert self._text is not None, "text asked of a store without captions"
         plan = self._plan(indices)
-        if self._text.storage == "on-the-fly":
+        if self.encodes_captions:
             return self._encoded_text(self._text, indices, dropped_B)
         tokens_BLE = np.zeros((plan.total, self._text.max_tokens, self._text.token_dim), dtype=self._layouts[0]["tokens"].dtype)
         mask_BL = np.zeros(tokens_BLE.shape[:2], dtype=bool)

@@ -54,14 +54,28 @@ def recover(artefact: Artefact) -> None:
 @contextlib.contextmanager
 def lock(artefact: Artefact) -> Iterator[None]:
     """Keeps a second process from making the same artefact; the system frees the lock when its holder dies."""
-    path = STATE / "locks" / artefact.id.replace("/", ".")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with _lock_file(artefact).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ProvenanceError(f"{artefact.id}: another process is making it; wait for it or stop it") from None
         yield
+
+
+def locked(artefact: Artefact) -> bool:
+    """Whether another process is making the artefact at this moment."""
+    with _lock_file(artefact).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _lock_file(artefact: Artefact) -> Path:
+    path = STATE / "locks" / artefact.id.replace("/", ".")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def _prefix(artefact: Artefact, what: str) -> str:

@@ -12,7 +12,7 @@ from typing import Self
 
 import torch
 
-from mudit.config.schema import Experiment
+from mudit.data.reader import LatentSplit
 from mudit.train.batches import Batch
 
 
@@ -73,7 +73,6 @@ def pays(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def steps_to_prepare(config: Experiment, steps: int | None) -> int | None:
+def steps_to_prepare(split: LatentSplit, steps: int | None) -> int | None:
     """`steps`, unless captions are encoded on the fly: that is work of the same GPU, in the precision that is set when it runs."""
-    captions = config.data.captions
-    return None if captions is not None and captions.storage == "on-the-fly" else steps
+    return None if split.encodes_captions else steps

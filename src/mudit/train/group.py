@@ -60,11 +60,10 @@ class TrialGroup:
         self._config, self._table, self.device = config, table, compute_device()
         self._batch_size, self._part_size = batch_size, min(micro_batch or batch_size, batch_size)
         self._objective = make_objective(config.diffusion)
-        to_prepare = steps_to_prepare(config, steps)
+        split, sharing = store.split("train"), images_sharing_draws(config)
+        to_prepare = steps_to_prepare(split, steps)
 
         def stream(seed: int) -> BatchStream:
-            sharing = images_sharing_draws(config)
-            split = store.split("train")
             return BatchStream(split, config.model, config.diffusion, batch_size=batch_size, seed=seed, sharing_draws=sharing)
 
         seeds = sorted({member.seed for member in members})

@@ -93,8 +93,9 @@ class Trainer:
         self._objective = make_objective(config.diffusion)
         self._alignment = [spec.knobs.alignment_weight] if aligns(self.model) else None
         self._validation = ValidationSet(store, config)
+        split = store.split("train")
         stream = BatchStream(
-            store.split("train"),
+            split,
             config.model,
             config.diffusion,
             batch_size=spec.batch_size,
@@ -102,7 +103,7 @@ class Trainer:
             places=self._layout.places,
             sharing_draws=images_sharing_draws(config),
         )
-        self._batches = Ahead(stream.at, self.device, steps_to_prepare(config, spec.steps))
+        self._batches = Ahead(stream.at, self.device, steps_to_prepare(split, spec.steps))
         flops = train_flops(config.model, spec.table.width, len(self._layout.places))
         self.utilisation = Utilisation(flops, self.device, self._precision)
         self.checkpoints = CheckpointFolder(

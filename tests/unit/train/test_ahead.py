@@ -18,7 +18,6 @@ from mudit.train.batches import BatchStream
 from mudit.train.group import Member, TrialGroup
 from mudit.train.knobs import Knobs
 from parallel_runs import BATCH, Case, FakeSplit, experiment_of, trainer_of
-from support import changed
 
 CPU = torch.device("cpu")
 
@@ -127,10 +126,11 @@ def test_it_is_a_plain_call_on_the_cpu_and_where_the_end_is_not_known(forced, st
     assert counted.asked == [(0, True), (1, True)] and not _threads()
 
 
-def test_captions_that_are_encoded_on_the_fly_are_not_prepared_ahead():
-    config = experiment_of("mmdit")
-    assert steps_to_prepare(config, 9) == 9 == steps_to_prepare(experiment_of("dit"), 9)
-    assert steps_to_prepare(changed(config, data__captions__storage="on-the-fly"), 9) is None
+@pytest.mark.parametrize(("encodes", "prepared"), [(False, 9), (True, None)])
+def test_captions_that_are_encoded_on_the_fly_are_not_prepared_ahead(encodes, prepared):
+    split = FakeSplit(experiment_of("mmdit"))
+    split.encodes_captions = encodes
+    assert steps_to_prepare(split, 9) == prepared
 
 
 @pytest.mark.parametrize("family", ["dit", "mmdit"])
