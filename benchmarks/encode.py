@@ -25,7 +25,7 @@ from mudit.config.data import DataSection
 from mudit.data.encoders import AutoencoderKL
 from mudit.data.sources import ClassFolders
 from mudit.data.writer import StoreWriter
-from mudit.distributed import barrier, joined
+from mudit.jobs.distributed import barrier, joined
 
 
 def main() -> None:

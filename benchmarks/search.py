@@ -26,7 +26,7 @@ from mudit.config.schema import Experiment
 from mudit.data.format import FeatureInfo, Shard, Split, StoredFile, StoreInfo, TextInfo, write_info
 from mudit.data.reader import LatentStore
 from mudit.data.tensors import save_tensors
-from mudit.interrupt import Interrupt
+from mudit.jobs.interrupt import Interrupt
 from mudit.parametrization.table import table_for
 from mudit.search.space import SearchStudy
 from mudit.sweep.running import PackRun

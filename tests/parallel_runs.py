@@ -24,7 +24,7 @@ from torch import Tensor
 from mudit.config.cluster import TrainWorkers
 from mudit.config.load import load
 from mudit.config.schema import Experiment
-from mudit.distributed import World, joined
+from mudit.jobs.distributed import World, joined
 from mudit.models.condition import TextCondition
 from mudit.parametrization.table import table_for
 from mudit.train import weights

@@ -16,8 +16,8 @@ import typer
 from mudit import __version__, logs
 from mudit.commands import claims, config, fetch, freshness, interchange, launch, params, plan, release, status
 from mudit.commands.options import DEFAULT_CONFIG, ConfigPath, ExperimentName
-from mudit.distributed import World
 from mudit.errors import MuditError
+from mudit.jobs.distributed import World
 from mudit.stages import STAGES, Stage
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from mudit.distributed import World
+from mudit.jobs.distributed import World
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from mudit.containers import image
+from mudit.jobs.containers import image
 
 from .cluster import quick
 from .conftest import REPOSITORY, SMOKE, Workspace, working_copy

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from mudit.config.load import load
-from mudit.resources import ARRAYS
+from mudit.jobs.resources import ARRAYS
 from mudit.stages import STAGES, plan
 
 from .conftest import REPOSITORY, Workspace, working_copy

@@ -139,7 +139,7 @@ def lose_a_machine(server: Path) -> None:
 
 
 def let_pace(workspace: Workspace) -> None:
-    with (workspace.path / "src/mudit/heartbeat.py").open("a") as file:
+    with (workspace.path / "src/mudit/jobs/heartbeat.py").open("a") as file:
         file.write(PACED)
 
 

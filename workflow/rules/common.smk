@@ -13,9 +13,10 @@ from snakemake.logging import logger
 from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import validate
 
-from mudit import containers
-from mudit import resources as cluster
-from mudit import slurm, stages
+from mudit.jobs import containers
+from mudit.jobs import resources as cluster
+from mudit import stages
+from mudit.jobs import slurm
 from mudit.config.load import load, read
 from mudit.errors import ConfigError, MuditError
 from mudit.plan import estimate, preflight
@@ -83,7 +84,7 @@ if CLUSTER:
             logger.info(line)
 
 
-# `--sdm apptainer`: `mudit launch` puts the stages into the image, so the rules declare no container (mudit.containers says why).
+# `--sdm apptainer`: `mudit launch` puts the stages into the image, so the rules declare no container (mudit.jobs.containers says why).
 if DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method:
     or_one_line(containers.use, workflow.deployment_settings.apptainer_args)
 

@@ -24,7 +24,6 @@ from mudit.benchmark.prompt_store import INFO_FILE, RealImages, write_items
 from mudit.benchmark.references import open_references
 from mudit.benchmark.text_features import features_of, shard_name
 from mudit.config.benchmarks import FidClipSection
-from mudit.crew import Crew
 from mudit.data.encoders import to_uint8
 from mudit.data.images import UnreadableImageError
 from mudit.data.text import CaptionEncoder
@@ -33,7 +32,8 @@ from mudit.evaluate.frechet import Gaussian
 from mudit.evaluate.pieces import Piece, Pieces
 from mudit.evaluate.reference import open_extractor
 from mudit.files import link_or_copy
-from mudit.interrupt import Interrupt
+from mudit.jobs.crew import Crew
+from mudit.jobs.interrupt import Interrupt
 from mudit.sizes import SHARD_PROMPTS
 from mudit.train.device import compute_device
 

@@ -21,7 +21,6 @@ from mudit.benchmark.prompt_store import PromptStore
 from mudit.config.benchmarks import FidClipSection
 from mudit.config.cluster import SampleWorkers
 from mudit.config.published import sampled_weights
-from mudit.crew import Crew
 from mudit.data.reader import LatentStore
 from mudit.errors import DataError
 from mudit.evaluate.drawer import NetworkDrawer
@@ -30,7 +29,8 @@ from mudit.evaluate.pieces import Piece, Pieces
 from mudit.evaluate.records import Record, unusable_records
 from mudit.evaluate.samples import FINAL, SampleSet, set_name
 from mudit.evaluate.settings import image_settings, record_context, sampling_context
-from mudit.interrupt import Interrupt
+from mudit.jobs.crew import Crew
+from mudit.jobs.interrupt import Interrupt
 from mudit.models.flops import inference_flops
 from mudit.runs import Benchmarked
 from mudit.train.snapshots import snapshots

@@ -21,10 +21,10 @@ def launch(
     force: Annotated[bool, typer.Option("--force", help="Make it again even if it is fresh.")] = False,
 ) -> None:
     """Make one artefact in all its processes. What the rules call."""
-    from mudit import containers
-    from mudit import launch as launcher
     from mudit.commands.making import make_artefact
     from mudit.config.load import load
+    from mudit.jobs import containers
+    from mudit.jobs import launch as launcher
     from mudit.stages import find, known
 
     logs.setup()

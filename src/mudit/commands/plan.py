@@ -53,10 +53,10 @@ def plan(
         for line in rehearsals.lines(loaded, study, ranks or []):
             print(line, flush=True)
     elif check:
-        from mudit import slurm
+        from mudit.jobs import slurm
+        from mudit.jobs.resources import SITE_FILE, read_site
         from mudit.plan import preflight
         from mudit.provenance.verdict import inspect
-        from mudit.resources import SITE_FILE, read_site
 
         site = read_site() if SITE_FILE.is_file() else None
         verdicts = inspect(loaded, study, quick=True)

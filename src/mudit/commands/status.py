@@ -17,7 +17,7 @@ from mudit.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Group
 
-    from mudit.status import Row, Status
+    from mudit.jobs.status import Row, Status
 
 _EVERY_S = 5.0
 
@@ -30,7 +30,7 @@ def status(
 ) -> None:
     """Show what runs, what waits, and alarms. Exit code 1 if there is an alarm."""
     from mudit.config.load import load
-    from mudit.status import status as status_of
+    from mudit.jobs.status import status as status_of
 
     if watch and as_json:
         raise ConfigError("status: --watch is for people, --json for programs; choose one")
@@ -107,7 +107,7 @@ def _table(now: Status) -> Group:
 
 def _figures(row: Row) -> list[str]:
     """Steps, loss, rate and time left, each empty where it is not known."""
-    from mudit.status import duration
+    from mudit.jobs.status import duration
 
     known = row.step is not None and row.steps is not None
     left = row.seconds_left

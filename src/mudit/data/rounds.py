@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from mudit.distributed import World, gather
-from mudit.interrupt import Interrupt, Interrupted
+from mudit.jobs.distributed import World, gather
+from mudit.jobs.interrupt import Interrupt, Interrupted
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -11,7 +11,7 @@ from mudit.data.room import check_room
 from mudit.data.sources import Source, open_source
 from mudit.data.text import CaptionEncoder
 from mudit.data.writer import ENCODE_BATCH, StoreWriter
-from mudit.distributed import World, barrier
+from mudit.jobs.distributed import World, barrier
 from mudit.logs import progress
 
 if TYPE_CHECKING:

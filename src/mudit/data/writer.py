@@ -43,10 +43,10 @@ from mudit.data.shards import Contents, Reason, ShardEncoder
 from mudit.data.sources import Source
 from mudit.data.tensors import save_tensors
 from mudit.data.text import CaptionEncoder
-from mudit.distributed import World, barrier, broadcast
 from mudit.errors import DataError
 from mudit.files import link_or_copy, sha256_file, start_or_resume, write_text
-from mudit.interrupt import Interrupt
+from mudit.jobs.distributed import World, barrier, broadcast
+from mudit.jobs.interrupt import Interrupt
 
 ENCODE_BATCH = 32  # images per encoder call: bounds memory
 LISTED = 1000  # images left out that `store.json` names itself

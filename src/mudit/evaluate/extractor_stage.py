@@ -21,11 +21,9 @@ import torch
 from torch import Tensor
 
 from mudit.config.schema import EvaluateSection
-from mudit.crew import Crew
 from mudit.data.format import SplitName
 from mudit.data.reader import LatentStore
 from mudit.data.tensors import save_tensors
-from mudit.distributed import barrier
 from mudit.errors import ConfigError, DataError
 from mudit.evaluate import digits_cnn
 from mudit.evaluate.extractors import WEIGHTS_FILE, Extractor, Features, concatenated, find_kind, load_extractor
@@ -34,7 +32,9 @@ from mudit.evaluate.intervals import wilson
 from mudit.evaluate.pieces import Piece, Pieces
 from mudit.evaluate.reference import IDENTITY_FILE, Real, feature_tensors, features_of
 from mudit.evaluate.reference_file import ReferenceFile
-from mudit.interrupt import Interrupt
+from mudit.jobs.crew import Crew
+from mudit.jobs.distributed import barrier
+from mudit.jobs.interrupt import Interrupt
 from mudit.sizes import KEPT_IMAGES, MOMENT_IMAGES
 from mudit.train.device import compute_device, matmul_precision
 

@@ -17,8 +17,6 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from mudit.crew import Crew
-from mudit.distributed import barrier, broadcast, gather
 from mudit.evaluate.samples import (
     Samples,
     SampleSet,
@@ -30,6 +28,8 @@ from mudit.evaluate.samples import (
     write_set,
 )
 from mudit.files import link_or_copy, sha256_file, start_or_resume
+from mudit.jobs.crew import Crew
+from mudit.jobs.distributed import barrier, broadcast, gather
 from mudit.logs import Progress, progress
 
 

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mudit.crew import Crew
 from mudit.data.tensors import save_tensors
-from mudit.distributed import barrier
 from mudit.files import start_or_resume
+from mudit.jobs.crew import Crew
+from mudit.jobs.distributed import barrier
 from mudit.logs import progress
 
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from mudit.config.cluster import SampleWorkers
 from mudit.config.published import sampled_weights
-from mudit.crew import Crew
 from mudit.data.reader import LatentStore
 from mudit.evaluate.drawer import NetworkDrawer
 from mudit.evaluate.generate import generate
 from mudit.evaluate.prompts import make_prompts
 from mudit.evaluate.samples import set_name
 from mudit.evaluate.settings import image_settings
-from mudit.interrupt import Interrupt
+from mudit.jobs.crew import Crew
+from mudit.jobs.interrupt import Interrupt
 from mudit.models.flops import inference_flops
 from mudit.train.snapshots import snapshots
 from mudit.train.weights import load_model

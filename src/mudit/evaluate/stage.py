@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 
 from mudit.config.published import sampled_weights
-from mudit.crew import Crew
 from mudit.data.reader import LatentStore
 from mudit.evaluate.composition import Composition
 from mudit.evaluate.extractors import Extractor, concatenated
@@ -33,7 +32,8 @@ from mudit.evaluate.samples import FINAL, SampleSet, open_sets
 from mudit.evaluate.scorer import HeldOut, Scorer, Seen, load_result, open_scorer
 from mudit.evaluate.settings import record_context, sampling_context
 from mudit.evaluate.text_records import TEXT_METRICS, text_records
-from mudit.interrupt import Interrupt
+from mudit.jobs.crew import Crew
+from mudit.jobs.interrupt import Interrupt
 from mudit.train.device import compute_device, matmul_precision
 from mudit.train.snapshots import snapshots
 from mudit.train.validation import validation_loss

@@ -15,6 +15,8 @@ from mudit.config.schema import Config, Experiment
 from mudit.depend import sampled_keys
 from mudit.errors import ConfigError, DataError
 from mudit.files import sha256_file
+from mudit.jobs.resources import Site
+from mudit.jobs.slurm import Partition
 from mudit.plan import disk, memory, show
 from mudit.plan.benchmarks import paths as benchmark_paths
 from mudit.plan.estimate import JobPlan
@@ -23,9 +25,7 @@ from mudit.plan.queue import check_limits, check_names
 from mudit.plan.study import StudyPlan, Total, study_plan
 from mudit.provenance.resume import unfinished
 from mudit.provenance.verdict import Inspector, Verdict, to_fetch
-from mudit.resources import Site
 from mudit.runs import Benchmarked, Setting
-from mudit.slurm import Partition
 from mudit.stages import STAGES, Artefact, experiments
 
 _SMALL = 512 * 2**20  # bytes of a file that is hashed here: about a second

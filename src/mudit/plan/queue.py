@@ -9,9 +9,9 @@ from collections.abc import Collection, Sequence
 
 from mudit.config.schema import Config
 from mudit.errors import ConfigError
+from mudit.jobs.resources import SITE_FILE, Site, ask
+from mudit.jobs.slurm import Partition
 from mudit.plan.estimate import JobPlan
-from mudit.resources import SITE_FILE, Site, ask
-from mudit.slurm import Partition
 from mudit.stages import known
 
 

@@ -28,8 +28,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mudit.config.cluster import TrainWorkers
 from mudit.config.models import ModelSection
 from mudit.config.schema import Config, Experiment
-from mudit.distributed import World
 from mudit.errors import ConfigError
+from mudit.jobs.distributed import World
 from mudit.models.blocks import Mlp, gelu_tanh
 from mudit.models.condition import Condition, TextCondition
 from mudit.models.families import build

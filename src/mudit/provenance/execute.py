@@ -1,6 +1,6 @@
 """The one way in which a stage runs: check its inputs, work in a temporary folder, write the manifest, rename into place.
 
-Where a job has several processes (`mudit.distributed`), rank 0 does all of that, and the others only run the stage beside it.
+Where a job has several processes (`mudit.jobs.distributed`), rank 0 does all of that, and the others only run the stage beside it.
 
 Whatever kills the process, the artefact's own folder holds either the old artefact or the new one. Leftovers of killed runs are
 cleared, or put back, at the next start.
@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from mudit.config.schema import Experiment
-from mudit.distributed import World, broadcast, joined
 from mudit.errors import ConfigError, ProvenanceError, ResultsError
+from mudit.jobs.distributed import World, broadcast, joined
 from mudit.provenance import manifest as manifests
 from mudit.provenance import place, source
 from mudit.provenance.resume import claim, release

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from mudit import heartbeat
+from mudit.jobs import heartbeat
 from mudit.provenance import source
 
 _LOG = logging.getLogger(__name__)

@@ -32,13 +32,9 @@ _INFRASTRUCTURE = (
     "mudit",
     "mudit.cli",
     "mudit.data.rounds",
-    "mudit.crew",
     "mudit.depend",
-    "mudit.distributed",
     "mudit.errors",
     "mudit.files",
-    "mudit.heartbeat",
-    "mudit.interrupt",
     "mudit.logs",
     "mudit.runs",
     "mudit.scoped",
@@ -48,7 +44,7 @@ _INFRASTRUCTURE = (
     "mudit.train.watch",
     "mudit.__main__",
 )
-_INFRASTRUCTURE_PACKAGES = ("mudit.commands", "mudit.config", "mudit.plan", "mudit.provenance")
+_INFRASTRUCTURE_PACKAGES = ("mudit.commands", "mudit.config", "mudit.jobs", "mudit.plan", "mudit.provenance")
 _DECISIVE_PACKAGES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "timm", "diffusers", "torch-fidelity", "mup")
 
 

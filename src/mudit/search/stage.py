@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from mudit.config.search import SearchSection
 from mudit.data.reader import LatentStore
-from mudit.distributed import World, broadcast
 from mudit.errors import GridEdgeError
-from mudit.interrupt import Interrupt
+from mudit.jobs.distributed import World, broadcast
+from mudit.jobs.interrupt import Interrupt
 from mudit.models.flops import inference_flops, train_flops
 from mudit.parametrization.table import table_for
 from mudit.search.records import FILE, Draw, SearchResult, SearchRun, SearchTrial, Sensitivity

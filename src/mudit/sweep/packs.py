@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mudit.data.tensors import save_tensors
-from mudit.distributed import World, broadcast
 from mudit.files import sha256_file, sync, write_text
+from mudit.jobs.distributed import World, broadcast
 from mudit.train.group import Member
 from mudit.train.knobs import Knobs
 

@@ -11,7 +11,7 @@ from typing import Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from mudit.distributed import World, broadcast, gather
+from mudit.jobs.distributed import World, broadcast, gather
 
 
 class RunRecord(BaseModel):

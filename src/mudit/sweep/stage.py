@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from mudit.config.models import ModelSection
 from mudit.data.reader import LatentStore
-from mudit.distributed import World
-from mudit.interrupt import Interrupt
+from mudit.jobs.distributed import World
+from mudit.jobs.interrupt import Interrupt
 from mudit.models.flops import inference_flops, train_flops
 from mudit.parametrization.table import table_for
 from mudit.runs import Setting

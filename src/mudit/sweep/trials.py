@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mudit.config.cluster import TrialWorkers
-from mudit.crew import Crew
-from mudit.distributed import gather
-from mudit.interrupt import Interrupt
+from mudit.jobs.crew import Crew
+from mudit.jobs.distributed import gather
+from mudit.jobs.interrupt import Interrupt
 from mudit.sweep.packs import Pack, Packs
 from mudit.sweep.records import RunRecord
 from mudit.sweep.running import NewGroup, PackRun

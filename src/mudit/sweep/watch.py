@@ -6,8 +6,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from mudit.heartbeat import Heartbeat
-from mudit.interrupt import Interrupted
+from mudit.jobs.heartbeat import Heartbeat
+from mudit.jobs.interrupt import Interrupted
 from mudit.logs import Progress, progress
 
 

@@ -25,9 +25,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mudit.data.tensors import save_tensors
-from mudit.distributed import World, barrier, broadcast, gather
 from mudit.errors import CheckpointError, ResultsError
 from mudit.files import sha256_file, sync
+from mudit.jobs.distributed import World, barrier, broadcast, gather
 from mudit.train.shards import Shard, shard_of
 from mudit.train.stored import INDEX, Stored
 

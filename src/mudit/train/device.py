@@ -6,7 +6,7 @@ import contextlib
 
 import torch
 
-from mudit.distributed import World
+from mudit.jobs.distributed import World
 
 
 def compute_device() -> torch.device:

@@ -24,8 +24,8 @@ from torch.utils.checkpoint import checkpoint
 
 from mudit.config.cluster import TrainWorkers, Workers
 from mudit.config.models import ExternalSection, ModelSection
-from mudit.distributed import World
 from mudit.errors import ConfigError
+from mudit.jobs.distributed import World
 from mudit.models.families import build
 from mudit.parametrization.apply import attach_multipliers, draw, parametrize
 from mudit.parametrization.table import ParameterTable

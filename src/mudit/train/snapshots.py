@@ -15,9 +15,9 @@ from typing import Any
 
 from torch import nn
 
-from mudit.distributed import World, barrier, broadcast
 from mudit.errors import CheckpointError, ResultsError
 from mudit.files import link_or_copy, sha256_file, sync
+from mudit.jobs.distributed import World, barrier, broadcast
 from mudit.train.weights import save_average, save_description
 
 FOLDER = "snapshots"

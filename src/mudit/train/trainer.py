@@ -23,7 +23,7 @@ from mudit.config.schema import Experiment
 from mudit.data.reader import LatentStore
 from mudit.diffusion.objective import make_objective
 from mudit.errors import ResultsError
-from mudit.interrupt import Interrupt, Interrupted
+from mudit.jobs.interrupt import Interrupt, Interrupted
 from mudit.models.flops import train_flops
 from mudit.parametrization.apply import parameter_groups
 from mudit.parametrization.table import ParameterTable

@@ -15,8 +15,8 @@ from mudit import random
 from mudit.config.schema import Experiment
 from mudit.data.reader import LatentStore
 from mudit.diffusion.objective import make_objective
-from mudit.distributed import World, gather
 from mudit.errors import ConfigError
+from mudit.jobs.distributed import World, gather
 from mudit.models.condition import Condition, TextCondition, map_condition
 from mudit.train.batches import condition_of
 

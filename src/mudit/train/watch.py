@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from mudit.distributed import World
-from mudit.heartbeat import Heartbeat
-from mudit.interrupt import Interrupted
+from mudit.jobs.distributed import World
+from mudit.jobs.heartbeat import Heartbeat
+from mudit.jobs.interrupt import Interrupted
 from mudit.logs import Progress, progress
 from mudit.train.events import Events
 from mudit.train.trainer import Trainer

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from mudit.config.schema import Experiment
 from mudit.data.tensors import save_tensors
-from mudit.distributed import World, gather
 from mudit.errors import CheckpointError
 from mudit.files import sha256_file
+from mudit.jobs.distributed import World, gather
 from mudit.models.families import build
 from mudit.parametrization.apply import attach_multipliers
 from mudit.parametrization.table import table_for

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from mudit.benchmark import stage
-from mudit.distributed import barrier, joined
+from mudit.jobs.distributed import barrier, joined
 from mudit.stages import Job
 
 

@@ -22,7 +22,7 @@ from mudit.data.text import CaptionEncoder
 from mudit.errors import DataError
 from mudit.evaluate.reference import open_extractor
 from mudit.evaluate.samples import SampleSet
-from mudit.interrupt import Interrupted
+from mudit.jobs.interrupt import Interrupted
 from mudit.models.flops import inference_flops
 from mudit.scoped import scoped
 from mudit.stages import STAGES, parse
@@ -159,7 +159,7 @@ class Stopping:
         self.looks = looks
 
     def patch(self, monkeypatch, *modules) -> None:
-        from mudit.crew import Crew
+        from mudit.jobs.crew import Crew
 
         def crew(interrupt):
             real = Crew(interrupt)

@@ -15,7 +15,7 @@ from mudit.config.data import DataSection
 from mudit.data import sources
 from mudit.data.encoders import open_encoder
 from mudit.data.writer import StoreWriter
-from mudit.distributed import joined
+from mudit.jobs.distributed import joined
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import pytest
 from mudit.data.format import read_info
 from mudit.data.reader import LatentStore
 from mudit.errors import DataError
-from mudit.interrupt import Interrupted
+from mudit.jobs.interrupt import Interrupted
 
 from .conftest import section, write_store
 from .tarred import WNIDS, imagenet, write_class_tars

@@ -18,7 +18,7 @@ from mudit.data.reader import LatentStore
 from mudit.data.sources import ClassFolders
 from mudit.errors import DataError, ResultsError
 from mudit.files import sha256_file
-from mudit.interrupt import Interrupt, Interrupted
+from mudit.jobs.interrupt import Interrupt, Interrupted
 from mudit.provenance import manifest as manifests
 from mudit.provenance.execute import make
 from mudit.provenance.verdict import Inspector
@@ -145,7 +145,7 @@ def test_a_round_that_would_last_beyond_the_deadline_is_not_begun(monkeypatch):
     now = [1000.0]
     monkeypatch.setenv("MUDIT_DEADLINE", "1030")
     monkeypatch.setattr(rounds.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr("mudit.interrupt.time.time", lambda: now[0])
+    monkeypatch.setattr("mudit.jobs.interrupt.time.time", lambda: now[0])
     done = []
 
     def work(seconds):

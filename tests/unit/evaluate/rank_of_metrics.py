@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from mudit.distributed import barrier, joined
 from mudit.evaluate import extractor_stage, extractors
+from mudit.jobs.distributed import barrier, joined
 
 MOMENT_IMAGES, HELD_OUT_IMAGES = 400, 100
 

@@ -7,9 +7,9 @@ import time
 import pytest
 import torch
 
-from mudit.crew import Crew
 from mudit.evaluate.pieces import Piece, Pieces
-from mudit.interrupt import DEADLINE, Interrupt, Interrupted
+from mudit.jobs.crew import Crew
+from mudit.jobs.interrupt import DEADLINE, Interrupt, Interrupted
 
 
 def work(made: list[str]) -> list[Piece]:

@@ -22,7 +22,7 @@ from mudit.evaluate.drawer import NetworkDrawer
 from mudit.evaluate.samples import FINAL, GRID_FILE, open_sets
 from mudit.evaluate.sheets import class_sheet
 from mudit.files import sha256_file, start_or_resume
-from mudit.interrupt import EXIT_CODE
+from mudit.jobs.interrupt import EXIT_CODE
 
 from .conftest import drawn, files_of
 
@@ -178,7 +178,7 @@ def launch_job(job, folder):
     script = (
         "import os, pathlib, pickle, sys\n"
         "pathlib.Path(sys.argv[0]).with_name('pid-' + os.environ['RANK']).write_text(str(os.getpid()))\n"
-        "from mudit.distributed import joined; from mudit.evaluate import sample_stage\n"
+        "from mudit.jobs.distributed import joined; from mudit.evaluate import sample_stage\n"
         "with joined(): sample_stage.run(pickle.load(open(sys.argv[1], 'rb')))"
     )
     (folder / "run.py").write_text(script)

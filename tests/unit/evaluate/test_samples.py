@@ -10,12 +10,12 @@ import weakref
 import pytest
 import torch
 
-from mudit.crew import Crew
 from mudit.errors import DataError
 from mudit.evaluate import samples
 from mudit.evaluate.generate import generate
 from mudit.evaluate.samples import FINAL, SETTINGS_FILE, Samples, SampleSet, open_sets, set_name, shard_name
-from mudit.interrupt import DEADLINE, Interrupt, Interrupted
+from mudit.jobs.crew import Crew
+from mudit.jobs.interrupt import DEADLINE, Interrupt, Interrupted
 
 from .conftest import files_of
 

@@ -15,13 +15,13 @@ from mudit.commands.plan import plan
 from mudit.config.load import load
 from mudit.config.schema import Config, DataReference
 from mudit.errors import ConfigError, DataError, MuditError
+from mudit.jobs.resources import SITE_FILE, Site, read_site
+from mudit.jobs.slurm import Partition, partitions
 from mudit.plan.dataset import facts
 from mudit.plan.preflight import check
 from mudit.provenance import manifest as manifests
 from mudit.provenance import records, source
 from mudit.provenance.verdict import Inspector, inspect
-from mudit.resources import SITE_FILE, Site, read_site
-from mudit.slurm import Partition, partitions
 from mudit.stages import artefacts, parse
 from support import ROOT, changed
 

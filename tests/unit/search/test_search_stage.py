@@ -118,7 +118,7 @@ sys.path[:0] = [{tests!r}]
 from support import changed
 from mudit.config.load import load
 from mudit.config.search import SearchSection
-from mudit.distributed import joined
+from mudit.jobs.distributed import joined
 from mudit.search import stage
 from mudit.stages import Job
 from mudit.sweep import trials

@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 sys.path.insert(0, {tests!r})
 from support import changed
 from mudit.config.load import load
-from mudit.distributed import joined
+from mudit.jobs.distributed import joined
 from mudit.stages import Job
 from mudit.sweep import stage, trials
 from mudit.train.group import TrialGroup

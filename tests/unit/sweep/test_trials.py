@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from mudit.interrupt import Interrupt
+from mudit.jobs.interrupt import Interrupt
 from mudit.parametrization.table import table_for
 from mudit.sweep import packs as packs_module
 from mudit.sweep.records import Journal, TrialRecord, losses

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mudit.distributed import World
+from mudit.jobs.distributed import World
 from mudit.models.families import build
 from mudit.parametrization.apply import parametrize
 from mudit.parametrization.table import table_for

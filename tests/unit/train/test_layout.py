@@ -9,8 +9,8 @@ from torch import nn
 from families import FAMILIES
 from families import table as table_of
 from mudit.config.cluster import TrainWorkers
-from mudit.distributed import World
 from mudit.errors import ConfigError
+from mudit.jobs.distributed import World
 from mudit.parametrization.apply import parametrize
 from mudit.train.parallel import Layout, blocks, lighten, parameters_on_meta
 

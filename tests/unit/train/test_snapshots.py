@@ -13,7 +13,7 @@ from mudit.config.consistency import check_fits
 from mudit.config.published import PublishedSection
 from mudit.config.schema import TrainSection
 from mudit.errors import CheckpointError, ResultsError
-from mudit.interrupt import Interrupted
+from mudit.jobs.interrupt import Interrupted
 from mudit.train.snapshots import snapshots
 from parallel_runs import Case, limited_files, trainer_of
 from support import changed

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mudit.errors import ResultsError
-from mudit.interrupt import DEADLINE, Interrupted
+from mudit.jobs.interrupt import DEADLINE, Interrupted
 from mudit.train.watch import watching
 from parallel_runs import Case, limited_files, trainer_of
 

@@ -32,12 +32,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from mudit import containers, slurm
 from mudit.config.cluster import Workers
 from mudit.config.schema import Experiment
 from mudit.errors import ConfigError
 from mudit.files import write_text
-from mudit.interrupt import DEADLINE, EXIT_CODE, Interrupt, Interrupted
+from mudit.jobs import containers, slurm
+from mudit.jobs.interrupt import DEADLINE, EXIT_CODE, Interrupt, Interrupted
 from mudit.provenance import place
 from mudit.stages import STATE, Artefact
 
@@ -149,7 +149,7 @@ def _command(workers: Workers, cores: int, arguments: list[str]) -> list[str]:
     torchrun = [containers.python(), "-m", "torch.distributed.run", f"--nproc-per-node={workers.per_node}", "--max-restarts=0"]
     torchrun += ["--signals-to-handle=SIGQUIT"]  # those of _SIGNALS are the ranks' own; see _deaf
     torchrun += [f"--log-dir={os.devnull}"]  # else it leaves an empty folder in /tmp behind; the ranks' own lines go where ours do
-    rank = ["-m", "mudit.rank", *arguments]
+    rank = ["-m", "mudit.jobs.rank", *arguments]
     if workers.processes == 1:
         return containers.inside([containers.python(), *rank])
     if workers.nodes == 1:

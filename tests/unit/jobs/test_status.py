@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from mudit.cli import app
 from mudit.config.load import load
 from mudit.config.schema import Config
-from mudit.heartbeat import FILE, Heartbeat
+from mudit.jobs.heartbeat import FILE, Heartbeat
+from mudit.jobs.status import SIGMAS, Row, duration, status
 from mudit.stages import artefacts
-from mudit.status import SIGMAS, Row, duration, status
 from support import ROOT
 
 SMOKE = ROOT / "tests/smoke/config.yaml"

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from mudit.interrupt import DEADLINE, EXIT_CODE, Interrupt, Interrupted
+from mudit.jobs.interrupt import DEADLINE, EXIT_CODE, Interrupt, Interrupted
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
@@ -48,7 +48,7 @@ def test_a_process_that_leaves_is_not_hurried():
     """Its exit code stays 75 when the launcher terminates what is left of its job."""
     script = (
         "import os, signal\n"
-        "from mudit.interrupt import Interrupt, Interrupted\n"
+        "from mudit.jobs.interrupt import Interrupt, Interrupted\n"
         "class Last:\n"
         "    def __del__(self, kill=os.kill, own=os.getpid(), number=signal.SIGTERM):\n"
         "        kill(own, number)\n"

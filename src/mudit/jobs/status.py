@@ -1,7 +1,7 @@
 """What runs, what waits and what is wrong: one row per artefact that is not done, from files alone. Imports no torch.
 
-Read are the accounts of running jobs (`progress.json`, see `mudit.heartbeat`), the logs of the workflow's rules and the manifests.
-All of them may be missing, half written or from an earlier start, so nothing here trusts their content.
+Read are the accounts of running jobs (`progress.json`, see `mudit.jobs.heartbeat`), the logs of the workflow's rules and the
+manifests. All of them may be missing, half written or from an earlier start, so nothing here trusts their content.
 
 Alarms: a run that failed, gives no sign of life, has diverged, or is worse than its proxy says that it should be
 (`_worse_than_proxy`). An interrupted run is none: it waits for its next slice.
@@ -21,7 +21,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from mudit.config.schema import Config, Experiment
-from mudit.heartbeat import FILE
+from mudit.jobs.heartbeat import FILE
 from mudit.provenance.manifest import FILE as MANIFEST
 from mudit.provenance.verdict import inspect
 from mudit.runs import Setting, Target
@@ -32,7 +32,7 @@ from mudit.sweep.records import RunRecord, TrialRecord
 LOGS = Path("logs")
 # Without a sign of life for so many of its usual intervals, a job counts as stalled. Compilation and validation fit in between.
 SILENT_INTERVALS = 30
-BEAT_S = 10.0  # between two accounts, at least (mudit.heartbeat)
+BEAT_S = 10.0  # between two accounts, at least (mudit.jobs.heartbeat)
 # Three seeds give a poor estimate of a standard deviation: so many of them are exceeded by chance in about one run of forty.
 SIGMAS = 5.0
 

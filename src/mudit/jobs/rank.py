@@ -1,4 +1,4 @@
-"""One of several processes of a stage, as `mudit launch` starts them: `python -m mudit.rank STAGE EXPERIMENT [KEY]`.
+"""One of several processes of a stage, as `mudit launch` starts them: `python -m mudit.jobs.rank STAGE EXPERIMENT [KEY]`.
 
 Leaves behind how it ended, because torchrun only tells that something failed. An interrupted process ends with 0, like a finished
 one: torchrun kills the rest as soon as one fails, and the rest may be writing a checkpoint.
@@ -13,10 +13,10 @@ import traceback
 from pathlib import Path
 
 from mudit.cli import app
-from mudit.distributed import World
 from mudit.errors import MuditError
-from mudit.interrupt import EXIT_CODE
-from mudit.launch import ASKED, OUTCOMES, record
+from mudit.jobs.distributed import World
+from mudit.jobs.interrupt import EXIT_CODE
+from mudit.jobs.launch import ASKED, OUTCOMES, record
 
 
 def main() -> None:

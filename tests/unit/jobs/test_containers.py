@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from mudit import containers, launch
 from mudit.config.cluster import Workers
 from mudit.errors import ConfigError
+from mudit.jobs import containers, launch
 from mudit.provenance import source
 from support import ROOT
 
@@ -78,7 +78,7 @@ def test_srun_starts_one_apptainer_on_every_machine(somewhere: Path, monkeypatch
     monkeypatch.setenv(containers.IMAGE, "other.sif")
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     command = launch._command(Workers(nodes=2, per_node=4), 1, ["train", "smoke", "mup_s0"])
-    order = [command.index(word) for word in ("srun", "apptainer", "other.sif", "torch.distributed.run", "mudit.rank")]
+    order = [command.index(word) for word in ("srun", "apptainer", "other.sif", "torch.distributed.run", "mudit.jobs.rank")]
     assert order == sorted(order)
     assert sys.executable not in command
 
@@ -86,7 +86,7 @@ def test_srun_starts_one_apptainer_on_every_machine(somewhere: Path, monkeypatch
 def test_one_process_needs_no_torchrun(somewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(containers.IMAGE, "other.sif")
     command = launch._command(Workers(nodes=1, per_node=1), 1, ["data", "smoke"])
-    assert command[-5:] == ["python3", "-m", "mudit.rank", "data", "smoke"]
+    assert command[-5:] == ["python3", "-m", "mudit.jobs.rank", "data", "smoke"]
     assert "torch.distributed.run" not in command
 
 

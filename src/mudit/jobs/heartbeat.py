@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mudit.distributed import World
 from mudit.files import write_text
+from mudit.jobs.distributed import World
 
 FILE = "progress.json"
 _EVERY_S = 10.0

@@ -1,7 +1,7 @@
 """The processes of one job that work alone between two meetings, and all stop together. Imports no torch.
 
 There may be days between two meetings, so nobody blocks in a collective operation, whose time limit is an hour: who is done looks
-at shared counters. A process that was asked to stop (`mudit.interrupt`) tells the others through them, too.
+at shared counters. A process that was asked to stop (`mudit.jobs.interrupt`) tells the others through them, too.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from mudit.distributed import World, count, gather
-from mudit.interrupt import Interrupt, Interrupted
+from mudit.jobs.distributed import World, count, gather
+from mudit.jobs.interrupt import Interrupt, Interrupted
 
 _LOOK_S = 1.0  # between two looks at the counters
 

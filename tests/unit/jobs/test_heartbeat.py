@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from mudit import heartbeat
-from mudit.heartbeat import Heartbeat
+from mudit.jobs import heartbeat
+from mudit.jobs.heartbeat import Heartbeat
 
 
 def _read(folder):

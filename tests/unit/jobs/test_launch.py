@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from mudit import launch, slurm
 from mudit.config.cluster import Workers
 from mudit.config.load import load
 from mudit.errors import ConfigError
-from mudit.interrupt import DEADLINE, EXIT_CODE, Interrupted
+from mudit.jobs import launch, slurm
+from mudit.jobs.interrupt import DEADLINE, EXIT_CODE, Interrupted
 from mudit.provenance import place
 from mudit.stages import find
 from support import ROOT
@@ -26,9 +26,9 @@ from support import ROOT
 STAGE = """
 import os, sys, time
 from pathlib import Path
-from mudit.distributed import World
+from mudit.jobs.distributed import World
 from mudit.errors import DataError
-from mudit.interrupt import Interrupt, Interrupted
+from mudit.jobs.interrupt import Interrupt, Interrupted
 
 def run(job):
     rank, here = World.of_environment().rank, Path("told")
@@ -86,7 +86,7 @@ def test_a_process_that_starts_after_the_signal_stops_before_it_works(tmp_path: 
     """Its id was not there when the launcher looked for those to tell."""
     monkeypatch.setenv(launch.OUTCOMES, str(tmp_path))
     (tmp_path / launch.ASKED).touch()
-    done = subprocess.run([sys.executable, "-m", "mudit.rank", "no-such-stage"], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "mudit.jobs.rank", "no-such-stage"], capture_output=True, text=True, check=True)
     assert done.stdout == ""
     (outcome,) = launch._outcomes(tmp_path)
     assert (outcome.code, outcome.message) == (EXIT_CODE, "")
@@ -209,7 +209,7 @@ def test_on_several_machines_srun_is_told_every_count(monkeypatch: pytest.Monkey
     srun, torchrun = command[: command.index("-m") - 1], command[command.index("-m") :]
     assert srun[0] == "srun" and {"--overlap", "--nodes=4", "--ntasks=4", "--ntasks-per-node=1", "--cpus-per-task=64"} <= set(srun)
     assert {"--nnodes=4", "--nproc-per-node=8", "--rdzv-id=12345"} <= set(torchrun)
-    assert torchrun[-5:] == ["-m", "mudit.rank", "train", "exp", "mup_s0"]
+    assert torchrun[-5:] == ["-m", "mudit.jobs.rank", "train", "exp", "mup_s0"]
 
 
 def test_every_library_gets_the_share_of_threads_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

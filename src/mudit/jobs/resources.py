@@ -22,8 +22,8 @@ from mudit.config.base import PositiveInt, Section
 from mudit.config.cluster import ClusterSection, Workers
 from mudit.config.schema import Config
 from mudit.errors import ConfigError
+from mudit.jobs.slurm import Partition
 from mudit.plan.estimate import HOST_CORES, JobPlan
-from mudit.slurm import Partition
 from mudit.stages import Artefact
 
 SITE_FILE = Path("workflow/profiles/slurm/site.yaml")

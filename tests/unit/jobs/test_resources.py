@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mudit import resources
 from mudit.config.load import load
 from mudit.errors import ConfigError
+from mudit.jobs import resources
+from mudit.jobs.resources import Site
+from mudit.jobs.slurm import Partition
 from mudit.plan.estimate import jobs
-from mudit.resources import Site
-from mudit.slurm import Partition
 from mudit.stages import find
 from support import ROOT, changed
 

@@ -1,0 +1,1 @@
+"""How a stage runs: in which processes, on which machines; how they meet, stop, go on and are watched."""
