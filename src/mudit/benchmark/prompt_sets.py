@@ -65,10 +65,10 @@ def _coco(section: CocoPrompts, wanted: int, where: str) -> PromptSet:
     path = Path(section.captions)
     raw = _json(path, where)
     try:
-        files = {int(image["id"]): str(image["file_name"]) for image in raw["images"]}
+        files = {int(image["id"]): _words(image["file_name"]) for image in raw["images"]}
         captions: dict[int, list[tuple[int, str]]] = {}
         for entry in raw["annotations"]:
-            text = " ".join(str(entry["caption"]).split())  # some end in a newline
+            text = " ".join(_words(entry["caption"]).split())  # some end in a newline
             if text:
                 captions.setdefault(int(entry["image_id"]), []).append((int(entry["id"]), text))
     except (KeyError, TypeError, ValueError) as error:
@@ -88,7 +88,7 @@ def _mjhq(section: MJHQPrompts, wanted: int, where: str) -> PromptSet:
     path = Path(section.metadata)
     raw = _json(path, where)
     try:
-        entries = [(str(name), str(raw[name]["category"]), str(raw[name]["prompt"]).strip()) for name in sorted(raw)]
+        entries = [(name, _words(raw[name]["category"]), _words(raw[name]["prompt"]).strip()) for name in sorted(raw)]
     except (KeyError, TypeError) as error:
         raise DataError(f"{where} {path}: not the metadata of MJHQ-30K ({error!r}); take its meta_data.json") from error
     entries = [entry for entry in entries if entry[2]]
@@ -123,6 +123,13 @@ def _drawn(there: int, wanted: int, seed: int, stream: str, where: str, path: Pa
         raise DataError(f"{where} {path}: {there} images with a prompt, {wanted} are wanted; lower images, or fetch it again")
     places: list[int] = random.permutation(seed, stream, 0, there)[:wanted].tolist()
     return places
+
+
+def _words(value: object) -> str:
+    """Raises TypeError for anything but text: `null` would become the prompt "None"."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} where words should be")
+    return value
 
 
 def _json(path: Path, where: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Shapes: C channels, H W height and width.
 from __future__ import annotations
 
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -50,8 +51,8 @@ def _zipped(path: Path, size: int, where: str) -> Read:
     def read(name: str) -> NDArray[np.float32]:
         try:
             content = archive.read(_find(places, name))
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError) as error:
-            raise UnreadableImageError(str(error)) from error  # the last: packed in a way that zipfile cannot unpack
+        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError) as error:
+            raise UnreadableImageError(str(error)) from error  # the last: encrypted, or packed in a way that zipfile cannot unpack
         return read_image(io.BytesIO(content), size)
 
     return read

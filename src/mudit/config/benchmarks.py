@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from mudit.config.base import Count, PositiveInt, Section, Share
+from mudit.sizes import JACKKNIFE_GROUPS
 
 if TYPE_CHECKING:
     from mudit.config.schema import Experiment
@@ -130,6 +131,11 @@ def check_benchmarks(experiment: Experiment) -> None:
             continue
         if not experiment.has("evaluate"):
             raise ValueError(f"benchmarks.{name}: its distance uses the extractor of section evaluate; add it")
+        if benchmark.images < JACKKNIFE_GROUPS:
+            raise ValueError(
+                f"benchmarks.{name}.images: {benchmark.images}, but intervals leave out one of {JACKKNIFE_GROUPS} groups of "
+                "images; raise it"
+            )
         if benchmark.protocol == "fid-30k" and experiment.evaluate.extractor != _INCEPTION:
             raise ValueError(
                 f"benchmarks.{name}.protocol: fid-30k is of {_INCEPTION}, evaluate.extractor is {experiment.evaluate.extractor}; "

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from mudit.config.base import reason
 from mudit.config.schema import Config
 from mudit.errors import ConfigError
 
@@ -118,7 +119,7 @@ def _reason(raw: dict[str, Any], key: tuple[str | int, ...], details: list[Error
     if first["type"] == "missing":
         return "missing; every number is in the file, nothing has a default"
     if first["type"] == "value_error":
-        return str(first["msg"]).removeprefix("Value error, ")
+        return reason(first)
     if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
         context = first["ctx"]
         name = str(context["discriminator"]).strip("'")

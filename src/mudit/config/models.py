@@ -121,6 +121,11 @@ class MMDiTSection(TransformerSection):
     alignment: AlignmentSection | None = Field(description="REPA; null: none")
 
 
+def without_projector(section: ModelSection) -> ModelSection:
+    """The section of the same model as it is used: REPA's projector is there for training alone."""
+    return section.model_copy(update={"alignment": None}) if isinstance(section, MMDiTSection) else section
+
+
 class ExternalSection(ModelSection):
     """A model of your own: any factory of modules with a width argument. docs/own-model.md walks through two examples."""
 

@@ -73,15 +73,19 @@ class NetworkDrawer:
         if self._sample.precision != "bf16":
             return {}
         numbers_B = torch.arange(min(COMPARED, count))
-        prompt = self._prompts.of(numbers_B)
-        both = [self._latents(self._network, numbers_B, prompt)]
+        both = [self._first(self._network, numbers_B)]
         del self._network  # one of them at a time
-        both.append(self._latents(self._ready("fp32"), numbers_B, prompt))
+        both.append(self._first(self._ready("fp32"), numbers_B))
         finite_B = torch.stack(both).isfinite().flatten(2).all(dim=2).all(dim=0)
-        pixels = [self._decoded(latents_BCHW, finite_B)[finite_B].float() for latents_BCHW in both]
+        pixels = [self._decoded_all(latents_BCHW, finite_B)[finite_B].float() for latents_BCHW in both]
         latents = [latents_BCHW[finite_B] for latents_BCHW in both]
         difference = {"latents": _apart(*latents), "pixels": _apart(*pixels)}
         return {"precision_difference": {"against": "fp32", "images": int(finite_B.sum()), **difference}}
+
+    def _first(self, network: Model, numbers_B: Tensor) -> Tensor:
+        """Latents of these images, batch by batch."""
+        parts = numbers_B.split(self.batch_size)
+        return torch.cat([self._latents(network, part_b, self._prompts.of(part_b)) for part_b in parts])
 
     @cached_property
     def _network(self) -> Model:
@@ -105,6 +109,10 @@ class NetworkDrawer:
         places_B = numbers_B.to(self.device)
         noise_BCHW = initial_noise(section.seed, places_B, self._latent_shape)
         return self._sampler.sample(denoiser, noise_BCHW, places_B, section.seed).cpu()
+
+    def _decoded_all(self, latents_BCHW: Tensor, finite_B: Tensor) -> Tensor:
+        parts = zip(latents_BCHW.split(self.batch_size), finite_B.split(self.batch_size), strict=True)
+        return torch.cat([self._decoded(latents_bCHW, finite_b) for latents_bCHW, finite_b in parts])
 
     def _decoded(self, latents_BCHW: Tensor, finite_B: Tensor) -> Tensor:
         """Images, uint8 [B, C, H, W]; zeros where latents are not finite."""

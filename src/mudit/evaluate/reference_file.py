@@ -27,6 +27,8 @@ from mudit.files import sha256_file
 IMAGES = "arr_0"
 _STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
 _BATCH = 250  # images read at a time
+# Of a covariance's largest value: what statistics that were kept in float32 may be off by.
+_ROUNDING = 1e-5
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
@@ -88,6 +90,12 @@ class ReferenceFile:
             raise self._damaged(f"{mean} {list(mean_D.shape)} and {covariance} {list(covariance_DD.shape)} do not fit")
         if not (np.isfinite(mean_D).all() and np.isfinite(covariance_DD).all()):
             raise self._damaged(f"{mean} or {covariance} has values that are not finite")
+        largest = max(float(np.abs(covariance_DD).max(initial=0.0)), 1e-300)
+        if np.abs(covariance_DD - covariance_DD.T).max(initial=0.0) > _ROUNDING * largest:
+            raise self._damaged(f"{covariance} is not symmetric, so it is no covariance")
+        eigenvalues_D = np.linalg.eigvalsh(covariance_DD)
+        if eigenvalues_D[0] < -_ROUNDING * abs(eigenvalues_D[-1]):
+            raise self._damaged(f"{covariance} has the eigenvalue {eigenvalues_D[0]:.3g}, so it is no covariance")
         return Gaussian(mean_D, covariance_DD)
 
     def _damaged(self, what: str) -> DataError:

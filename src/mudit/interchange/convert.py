@@ -20,6 +20,7 @@ from mudit.models.families import build
 from mudit.models.layouts import diffusers, published
 from mudit.models.layouts.layout import Layout
 
+_WRAPPERS = ("module.", "_orig_mod.")
 _SD3_PREFIX = "model.diffusion_model."
 _POSITIONS = ("pos_embed", "pos_embed.pos_embed")
 _NULL_CAPTION = "y_embedder.y_embedding"
@@ -76,9 +77,11 @@ def convert(foreign: Foreign, tensors: Mapping[str, Tensor], family: Family, sta
 
 
 def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefix of a DistributedDataParallel module."""
-    wrapped = all(name.startswith("module.") for name in tensors)
-    return {name.removeprefix("module.") if wrapped else name: tensor for name, tensor in tensors.items()}
+    """Without the prefixes of what a model was wrapped into, in any order: DistributedDataParallel's and torch.compile's."""
+    named = dict(tensors)
+    while prefix := next((each for each in _WRAPPERS if named and all(name.startswith(each) for name in named)), None):
+        named = {name.removeprefix(prefix): tensor for name, tensor in named.items()}
+    return named
 
 
 def _told_by_positions(family: Family, named: Mapping[str, Tensor], positions: Tensor | None) -> Stated:

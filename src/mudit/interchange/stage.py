@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mudit.config.models import ModelSection
+from mudit.config.models import ModelSection, without_projector
 from mudit.errors import CheckpointError, ConfigError
 from mudit.interchange.imported import check_whole, load_imported, read_description, section_of_folder
 from mudit.parametrization.table import table_for
@@ -36,10 +36,11 @@ def run(job: Job) -> dict[str, Any]:
     description = read_description(folder)
     scheme, width = description["scheme"], description["width"]
     _check_architecture(job, section_of_folder(folder, description), scheme)
-    table = table_for(job.config.model, width, scheme)
+    table = table_for(without_projector(job.config.model), width, scheme)
     model = load_imported(folder, section.weights)
     family = job.config.model.family
-    save_weights(job.out, model, model, {"family": family, "scheme": scheme, "width": width, "parametrization": table.digest})
+    facts = {"family": family, "scheme": scheme, "width": width, "parametrization": table.digest, "projector": False}
+    save_weights(job.out, model, model, facts)
     manifest = manifests.read(folder)
     assert manifest is not None, "check_whole read it"
     outcome = {
@@ -60,7 +61,8 @@ def run(job: Job) -> dict[str, Any]:
 
 def _check_architecture(job: Job, found: ModelSection, scheme: str) -> None:
     left_out = _NOT_ARCHITECTURE | (set() if scheme == "mup" else _OF_SCALING)
-    ours, theirs = (section.model_dump(mode="json", exclude=left_out) for section in (job.config.model, found))
+    sections = (without_projector(job.config.model), found)
+    ours, theirs = (section.model_dump(mode="json", exclude=left_out) for section in sections)
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise ConfigError(f"model.{name}: {ours.get(name)}, but the checkpoint imported.{job.key} has {theirs.get(name)}")

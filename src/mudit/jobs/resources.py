@@ -18,7 +18,7 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError
 
-from mudit.config.base import PositiveInt, Section
+from mudit.config.base import PositiveInt, Section, reason
 from mudit.config.cluster import ClusterSection, Workers
 from mudit.config.schema import Config
 from mudit.errors import ConfigError
@@ -66,7 +66,7 @@ def read_site(path: Path = SITE_FILE) -> Site:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {reason(first)}") from None
 
 
 def cores(config: Config, site: Site | None) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mudit.config.models import ModelSection, without_projector
 from mudit.config.schema import Experiment
 from mudit.data.tensors import save_tensors
 from mudit.errors import CheckpointError
@@ -63,13 +64,23 @@ def files_sha256(files: list[Path]) -> str:
     return " ".join(map(sha256_file, files))
 
 
+def own_section(folder: Path, config: Experiment) -> ModelSection:
+    """The section of the module in `folder`: the experiment's, without the projector of REPA where `model.json` says so.
+
+    A checkpoint from elsewhere has none: the projector serves training and nothing else.
+    """
+    description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    return config.model if description.get("projector", True) else without_projector(config.model)
+
+
 def load_model(folder: Path, config: Experiment, which: Literal["ema", "raw"] = "ema") -> nn.Module:
     """The trained module, in evaluation mode. Raises CheckpointError if it belongs to another architecture or parametrization."""
     description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    table = table_for(config.model, description["width"], description["scheme"])
+    section = own_section(folder, config)
+    table = table_for(section, description["width"], description["scheme"])
     if table.digest != description["parametrization"]:
         raise CheckpointError(f"{folder}: trained under another parameter table; run `mudit train` again")
-    model = build(config.model, description["width"])
+    model = build(section, description["width"])
     attach_multipliers(model, table)
     found: dict[str, Tensor] = {}
     for file in weight_files(folder, which):

@@ -79,6 +79,8 @@ def test_mjhq_prompts_are_whole_whatever_a_file_name_could_hold(tmp_path):
         ('{"images": []}', "not captions of MS-COCO"),
         ('{"images": [{"id": 1}], "annotations": []}', "not captions of MS-COCO"),
         ('{"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": []}', "0 images with a prompt, 2 are wanted"),
+        ('{"images": [], "annotations": [{"id": 1, "image_id": 1, "caption": null}]}', "not captions .*None where words should be"),
+        ('{"images": [{"id": 1, "file_name": 7}], "annotations": []}', "not captions .*7 where words should be"),
     ],
 )
 def test_bad_captions_are_one_line(tmp_path, content, message):

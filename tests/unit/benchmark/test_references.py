@@ -59,6 +59,18 @@ def test_what_is_no_archive_is_one_line(tmp_path):
         open_references(tmp_path / "images.rar", 16, "here")
 
 
+def test_an_encrypted_member_is_one_unreadable_image(folder):
+    path = archive(folder, "zip")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag in the directory's first entry
+    content[content.index(b"PK\x03\x04") + 6] |= 1
+    path.write_bytes(content)
+    read = open_references(path, 16, "here")
+    with pytest.raises(UnreadableImageError, match="encrypted"):
+        read(NAMES[0])
+    assert read(NAMES[1]).shape == (3, 16, 16)
+
+
 def test_a_damaged_member_is_one_unreadable_image(folder):
     path = archive(folder, "zip")
     content = path.read_bytes()

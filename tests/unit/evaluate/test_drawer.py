@@ -55,6 +55,23 @@ def test_a_run_that_left_the_number_range_has_no_difference(digits, store, diver
     assert measured["images"] == 0 and measured["latents"] == {"max": None, "mean": None, "std": None}
 
 
+def test_the_comparison_holds_no_more_images_at_once_than_a_batch(digits, store, target, monkeypatch):
+    latents, sizes = NetworkDrawer._latents, []
+
+    def noted(self, network, numbers_B, prompt):
+        sizes.append(len(numbers_B))
+        return latents(self, network, numbers_B, prompt)
+
+    monkeypatch.setattr(NetworkDrawer, "_latents", noted)
+    whole, parts = (
+        drawer_of(changed(digits, precision="bf16", batch_size=size), store, target).measured(23)["precision_difference"]
+        for size in (16, 5)
+    )
+    assert sizes == [16, 16, *[5, 5, 5, 1] * 2]
+    assert parts["images"] == whole["images"] == 16
+    assert parts["latents"]["max"] == pytest.approx(whole["latents"]["max"], rel=0.2)
+
+
 def test_a_set_of_few_images_is_compared_whole(digits, store, target):
     """A benchmark's prompts end with its images; there may be fewer than are compared otherwise."""
     few = drawer_of(changed(digits, precision="bf16"), store, target).measured(3)["precision_difference"]

@@ -56,6 +56,9 @@ def test_images_are_read_in_any_pieces(tmp_path, save, monkeypatch):
         (contents(arr_0=None, sigma_s=None), r"has no arr_0, sigma_s\)"),
         (contents(sigma=np.eye(5)), r"mu \[6\] and sigma \[5, 5\] do not fit"),
         (contents(mu_s=np.full(4, np.nan)), "mu_s or sigma_s has values that are not finite"),
+        (contents(sigma=np.triu(np.ones((6, 6)))), "sigma is not symmetric, so it is no covariance"),
+        (contents(sigma_s=np.diag([1.0, 2.0, 3.0, -0.5])), "sigma_s has the eigenvalue -0.5, so it is no covariance"),
+        (contents(sigma=-np.eye(6)), "sigma has the eigenvalue -1, so it is no covariance"),
         (contents(arr_0=np.zeros((3, 3, 16, 16), np.uint8)), r"uint8 \[3, 3, 16, 16\]; uint8 \[N, H, W, 3\] was expected"),
         (contents(arr_0=np.zeros((3, 8, 8, 3), np.float32)), r"float32 \[3, 8, 8, 3\]; uint8"),
         (contents(arr_0=np.array([{}], dtype=object)), "uint8 .* was expected"),
@@ -67,6 +70,16 @@ def test_another_layout_is_refused_in_one_line(tmp_path, arrays, message):
     with pytest.raises(DataError, match=message) as error:
         ReferenceFile(path, None)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_statistics_of_few_images_and_those_kept_in_float32_are_taken(tmp_path):
+    """Of fewer images than features a covariance is singular, and rounding puts some eigenvalues below zero."""
+    drawn = np.random.default_rng(1).standard_normal((5, 40)) * np.logspace(0, 3, 40)
+    sigma = np.cov(drawn, rowvar=False).astype(np.float32)
+    assert np.linalg.eigvalsh(sigma.astype(np.float64))[0] < 0
+    arrays = contents(mu=drawn.mean(axis=0), sigma=sigma)
+    found = ReferenceFile(write(tmp_path / "reference.npz", arrays), None)
+    assert np.array_equal(found.gaussian.covariance_DD, sigma.astype(np.float64))
 
 
 def test_absent_and_damaged_files_are_refused_in_one_line(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -47,6 +48,12 @@ def test_a_state_dict_of_each_family(family, models, tmp_path):
     assert {name: getattr(section, name) for name in SIZES if name != "width"} == {
         name: value for name, value in SIZES.items() if name != "width"
     }
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_what_a_model_was_wrapped_into_leaves_no_name(prefix, models, tmp_path):
+    torch.save({prefix + name: tensor for name, tensor in models["dit"].state_dict().items()}, tmp_path / "model.pth")
+    assert_same(imported(tmp_path / "model.pth", "dit", tmp_path / "out"), models["dit"])
 
 
 def test_a_training_checkpoint_gives_raw_and_averaged_weights_and_says_what_it_left(models, tmp_path):
@@ -189,6 +196,29 @@ def test_what_shapes_cannot_tell_must_be_said_and_fit(stated, message, models, t
     torch.save(models["dit"].state_dict(), tmp_path / "model.pth")
     with pytest.raises(CheckpointError, match=message):
         imported(tmp_path / "model.pth", "dit", tmp_path / "out", stated=stated)
+
+
+@pytest.mark.parametrize(
+    ("family", "stated", "message"),
+    [
+        ("dit", {"max_tokens": 77}, "--max-tokens 77: this dit has none; leave it out"),
+        ("uvit", {"max_tokens": 77}, "--max-tokens 77: this uvit has none; leave it out"),
+        ("uvit", {"image_size": 6}, "--image-size 6: the checkpoint's tensors say 4"),
+        ("pixart", {"max_tokens": 120}, f"--max-tokens 120: the checkpoint's tensors say {TOKENS}"),
+        ("mmdit", {"head_dim": 16}, "--head-dim 16: the checkpoint's tensors say 8"),
+    ],
+)
+def test_a_flag_that_says_nothing_or_otherwise_is_refused(family, stated, message, models, tmp_path):
+    torch.save(models[family].state_dict(), tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=message):
+        imported(tmp_path / "model.pth", family, tmp_path / "out", stated=dataclasses.replace(STATED[family], **stated))
+
+
+def test_sizes_that_fit_no_model_are_said_in_our_words(models, tmp_path):
+    torch.save(models["dit"].state_dict(), tmp_path / "model.pth")
+    with pytest.raises(CheckpointError) as error:
+        imported(tmp_path / "model.pth", "dit", tmp_path / "out", stated=Stated(head_dim=7, image_size=4))
+    assert "Value error" not in str(error.value) and "these sizes make no model: base_width 32" in str(error.value)
 
 
 def test_a_flag_may_not_contradict_the_checkpoint(models, tmp_path):

@@ -127,6 +127,9 @@ def test_multipliers_are_folded_into_what_leaves(models, project):
     mudit("export", "smoke", "mup", "--format", "safetensors", "--to", "out")
     assert json.loads(Path("out/model.json").read_text())["weights"] == "raw"
     assert "the weights of its last step" in Path("out/README.md").read_text()
+    again = CliRunner().invoke(app, ["import", "out", "--as", "dit", "--scheme", "mup", "--base-width", "16", "--to", "twice"])
+    assert "folded muP's multipliers into these weights, so they are a plain model's: --scheme sp" in str(again.exception)
+    assert not Path("twice").exists()
     leaving, kept = load_file("out/model.safetensors"), models["dit"].state_dict()
     assert torch.equal(leaving["final_layer.linear.weight"], kept["final_layer.linear.weight"] / 2)
     plain = models["dit"]

@@ -14,9 +14,11 @@ from mudit.evaluate.samples import open_sets
 from mudit.interchange import stage
 from mudit.interchange.architecture import Stated
 from mudit.interchange.importer import Wish, import_checkpoint
+from mudit.models.condition import TextCondition
 from mudit.models.families import build
 from mudit.scoped import scoped
 from mudit.stages import Job, inputs, parse
+from mudit.train.weights import load_model
 from unit.evaluate import text_world
 
 from .conftest import randomise
@@ -62,6 +64,35 @@ def test_both_sets_of_weights_are_sampled_with_their_own_captions(pixart, tmp_pa
         assert samples.finite_N.all() and samples.captions_N is not None
         images[which] = samples.images(0)
     assert not torch.equal(images["ema"], images["raw"])
+
+
+@torch.no_grad()
+def test_a_checkpoint_without_a_projector_fits_an_experiment_that_trains_with_one(desk, tmp_path, monkeypatch):
+    """Published MMDiTs have none: REPA's projector serves training."""
+    experiment = text_world.experiment(desk, "mmdit")
+    assert experiment.model.alignment is not None
+    model = randomise(build(experiment.model.model_copy(update={"alignment": None}), WIDTH))
+    torch.save(model.state_dict(), tmp_path / "mmdit.pth")
+    side, stated = (
+        experiment.model.image_size,
+        Stated(image_size=experiment.model.image_size, max_tokens=experiment.model.max_tokens),
+    )
+    manifest = import_checkpoint(Wish(tmp_path / "mmdit.pth", "mmdit", "sp", stated, None), tmp_path / "imported")
+    imported = ImportedSection(folder=str(tmp_path / "imported"), content=manifest["content"], weights="ema")
+    experiment = experiment.model_copy(update={"imported": {"theirs": imported}})
+    taken = job(experiment, "imported/theirs", tmp_path, {})
+    outcome = stage.run(taken)
+    assert outcome["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    found = load_model(taken.out, experiment)
+    x = torch.randn(2, experiment.model.channels, side, side)
+    condition = TextCondition(
+        torch.randn(2, 3, experiment.model.text_dim),
+        torch.ones(2, 3, dtype=torch.bool),
+        torch.randn(2, experiment.model.pooled_dim),
+        torch.zeros(2, dtype=torch.bool),
+    )
+    t = torch.tensor([0.2, 0.9])
+    torch.testing.assert_close(found(x, t, condition), model(x, t, condition), rtol=0, atol=1e-6)
 
 
 def test_the_first_size_that_differs_is_named(pixart, tmp_path):
