@@ -136,6 +136,7 @@ def _section(folder: Path, images: int) -> DataSection:
             "encoder_path": str(folder / "vae"),
             "encoder_sha256": None,
             "latent_scale": 0.18215,
+            "latent_shift": 0.0,
             "moments": "float16",
             "flip": True,
             "captions": None,

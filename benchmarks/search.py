@@ -173,6 +173,7 @@ def _write_store(config: Experiment, folder: Path) -> None:
             encoder=made_up,
             latent_shape=(model.channels, model.image_size, model.image_size),
             latent_scale=1.0,
+            latent_shift=0.0,
             moments="float32",
             has_std=False,
             flip=False,

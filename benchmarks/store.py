@@ -60,11 +60,12 @@ def _open(folder: Path) -> LatentSplit:
         shards.append(Shard(file=path.name, bytes=path.stat().st_size, sha256="0" * 64, count=count, captions=None))
     info = {
         "format": "mudit-latents",
-        "version": 3,
+        "version": 4,
         "source": {"name": "sparse"},
         "encoder": {"name": "sparse"},
         "latent_shape": LATENT,
         "latent_scale": 0.18215,
+        "latent_shift": 0.0,
         "moments": "float16",
         "has_std": True,
         "flip": False,

@@ -105,7 +105,10 @@ class DataSection(Section):
     encoder_sha256: str | None = Field(
         pattern=r"^[0-9a-f]{64}$", description="SHA-256 that its diffusion_pytorch_model.safetensors must have; null: not checked"
     )
-    latent_scale: float = Field(gt=0, description="factor from raw latents to what the transformer sees (0.18215 for SD-VAE)")
+    latent_scale: float = Field(
+        gt=0, description="what the transformer sees is (raw latents - latent_shift) * latent_scale (0.18215 for SD-VAE)"
+    )
+    latent_shift: float = Field(allow_inf_nan=False, description="see latent_scale (0 for SD-VAE, 0.0609 for that of SD3)")
     moments: Literal["float32", "float16"] = Field(description="type of the latent moments on disk")
     flip: bool = Field(description="store mirrored moments too and draw one view per visit")
     captions: CaptionSection | None = Field(description="text features; null: none")

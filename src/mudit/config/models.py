@@ -120,6 +120,15 @@ class MMDiTSection(TransformerSection):
     position_table: PositiveInt | None = Field(description="side of the position table whose centre is used; null: the image's own")
     alignment: AlignmentSection | None = Field(description="REPA; null: none")
 
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        side = self.image_size // self.patch_size
+        if self.position_table is not None and self.position_table < side:
+            raise ValueError(f"position_table {self.position_table} is smaller than the image's own {side} patches a side")
+        if self.alignment is not None and self.alignment.after_blocks > self.depth:
+            raise ValueError(f"alignment.after_blocks {self.alignment.after_blocks}: the model has {self.depth} blocks")
+        return self
+
 
 def without_projector(section: ModelSection) -> ModelSection:
     """The section of the same model as it is used: REPA's projector is there for training alone."""

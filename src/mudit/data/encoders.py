@@ -1,7 +1,8 @@
 """Pixels to posterior moments and latents back to pixels.
 
 Shapes: B batch, C H W channels, height and width of pixels or latents. Pixels are float32 in [-1, 1] on the way in and uint8 in
-0..255 on the way out. *Raw* latents are the encoder's own; *latents* are raw times `latent_scale`: what the transformer sees.
+0..255 on the way out. *Raw* latents are the encoder's own; *latents* are (raw - `latent_shift`) * `latent_scale`: what the
+transformer sees.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Encoder(Protocol):
 
     identity: dict[str, str | int]
     latent_scale: float
+    latent_shift: float
     has_std: bool
     device: str
 
@@ -53,15 +55,15 @@ class Identity:
     has_std = False
     device = "cpu"
 
-    def __init__(self, latent_scale: float) -> None:
-        self.latent_scale = latent_scale
+    def __init__(self, latent_scale: float, latent_shift: float = 0.0) -> None:
+        self.latent_scale, self.latent_shift = latent_scale, latent_shift
         self.identity: dict[str, str | int] = {"name": "identity"}
 
     def encode(self, pixels_BCHW: Tensor) -> tuple[Tensor, Tensor | None]:
         return pixels_BCHW, None
 
     def decode(self, latents_BCHW: Tensor) -> Tensor:
-        return to_uint8(latents_BCHW / self.latent_scale)
+        return to_uint8(latents_BCHW / self.latent_scale + self.latent_shift)
 
     def save(self, folder: Path) -> None:
         pass
@@ -72,8 +74,12 @@ class AutoencoderKL:
 
     has_std = True
 
-    def __init__(self, folder: Path, latent_scale: float, weights_sha256: str | None = None) -> None:
-        """weights_sha256: what the weights' file must have, None for any. Raises DataError."""
+    def __init__(self, folder: Path, latent_scale: float, latent_shift: float = 0.0, weights_sha256: str | None = None) -> None:
+        """weights_sha256: what the weights' file must have, None for any.
+
+        Raises DataError if it is no AutoencoderKL, or one whose own configuration has another shift: without it the latents'
+        mean is off, and nothing fails.
+        """
         for name in _KL_FILES:
             if not (folder / name).is_file():
                 raise DataError(
@@ -93,7 +99,12 @@ class AutoencoderKL:
             raise DataError(f"{folder}: not an AutoencoderKL ({str(error).splitlines()[0]})") from error
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._network = network.to(self.device).eval().requires_grad_(False)
-        self._folder, self.latent_scale = folder, latent_scale
+        self._folder, self.latent_scale, self.latent_shift = folder, latent_scale, latent_shift
+        own = network.config.get("shift_factor")
+        if own is not None and own != latent_shift:
+            raise DataError(
+                f"{folder}: its config.json has shift_factor {own:g}, data.latent_shift says {latent_shift:g}; set that"
+            )
         both = "".join(digests[name] for name in _KL_FILES)
         self.identity: dict[str, str | int] = {"name": "autoencoder-kl", "sha256": hashlib.sha256(both.encode()).hexdigest()}
 
@@ -105,7 +116,7 @@ class AutoencoderKL:
 
     @torch.no_grad()
     def decode(self, latents_BCHW: Tensor) -> Tensor:
-        raw_BCHW = latents_BCHW / self.latent_scale
+        raw_BCHW = latents_BCHW / self.latent_scale + self.latent_shift
         parts = [self._network.decode(part.to(self.device)).sample.cpu() for part in self._passes(raw_BCHW)]
         return to_uint8(torch.cat(parts)).contiguous()
 
@@ -121,20 +132,20 @@ class AutoencoderKL:
 def open_encoder(data: DataSection) -> Encoder:
     """The encoder that the data section names. Raises ConfigError or DataError."""
     if data.encoder == "identity":
-        return Identity(data.latent_scale)
+        return Identity(data.latent_scale, data.latent_shift)
     if data.encoder_path is None:
         raise ConfigError(
             "data.encoder_path is null; `autoencoder-kl` needs the folder of a diffusers AutoencoderKL, or its name on the hub"
         )
     folder = snapshot(data.encoder_path, _KL_FILES) if "@" in data.encoder_path else Path(data.encoder_path)
-    return AutoencoderKL(folder, data.latent_scale, data.encoder_sha256)
+    return AutoencoderKL(folder, data.latent_scale, data.latent_shift, data.encoder_sha256)
 
 
 def load_encoder(store: Path, info: StoreInfo) -> Encoder:
     """The encoder that made a store, from the store's own files. Raises DataError if they are not the ones it was made with."""
     if info.encoder["name"] == "identity":
-        return Identity(info.latent_scale)
-    encoder = AutoencoderKL(store / ENCODER_FOLDER, info.latent_scale)
+        return Identity(info.latent_scale, info.latent_shift)
+    encoder = AutoencoderKL(store / ENCODER_FOLDER, info.latent_scale, info.latent_shift)
     if encoder.identity != info.encoder:
         raise DataError(f"{store / ENCODER_FOLDER}: not the autoencoder that made this store; run: {making(store)}")
     return encoder

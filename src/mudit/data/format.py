@@ -32,7 +32,7 @@ from mudit.files import sha256_file, write_text
 from mudit.stages import RESULTS
 
 FORMAT: Literal["mudit-latents"] = "mudit-latents"
-VERSION: Literal[3] = 3
+VERSION: Literal[4] = 4
 STORE_FILE = "store.json"
 ENCODER_FOLDER = "encoder"
 SplitName = Literal["train", "validation"]
@@ -87,6 +87,7 @@ class Corrupt(_Record):
     names: list[str] = Field(description="of all; empty if they are in the file")
     file: StoredFile | None = Field(description="JSON list of the names")
     unused_captions: int = Field(ge=0)
+    unlisted_images: int = Field(ge=0, description="images of a folder that its metadata does not name; not among `count`")
 
 
 class TextInfo(_Record):
@@ -124,11 +125,12 @@ class StoreInfo(_Record):
     """Contents of `store.json`."""
 
     format: Literal["mudit-latents"]
-    version: Literal[3]
+    version: Literal[4]
     source: Identity
     encoder: Identity
     latent_shape: tuple[int, int, int] = Field(description="C, H, W")
-    latent_scale: float = Field(gt=0, description="raw latents times this is what the transformer sees")
+    latent_scale: float = Field(gt=0, description="what the transformer sees is (raw latents - latent_shift) * latent_scale")
+    latent_shift: float = Field(allow_inf_nan=False)
     moments: Literal["float32", "float16"] = Field(description="type of the moments on disk")
     has_std: bool = Field(description="false: the encoder is deterministic and shards hold no std")
     flip: bool = Field(description="shards hold the moments of mirrored images too")

@@ -8,12 +8,14 @@ Nothing is ever looked up on a hub.
 from __future__ import annotations
 
 import io
+import logging
 import tarfile
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mudit.config.data import DatasetSource
@@ -24,6 +26,7 @@ from mudit.data.sources import Source, image_files
 from mudit.errors import ConfigError, DataError
 from mudit.files import cache_folder
 
+_LOG = logging.getLogger(__name__)
 _METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _SUFFIXES = {"webdataset": ".tar", "parquet": ".parquet"}
 _TEXT_TYPES, _NAME_TYPES = ("string", "large_string"), ("string", "large_string", "bool")
@@ -46,7 +49,10 @@ def open_dataset(source: DatasetSource, image_size: int) -> Source:
     metadata = sorted(file for name in _METADATA for file in path.rglob(name))
     if not metadata and any(file.with_suffix(".txt").is_file() for file in images):
         return TextFileFolder(source, path, images, image_size)
-    return TableSource(source, path, images + metadata, image_size)
+    table = TableSource(source, path, images + metadata, image_size)
+    if metadata:
+        table.count_unlisted(images)
+    return table
 
 
 class TableSource(Source):
@@ -73,6 +79,18 @@ class TableSource(Source):
         if stored.get("path") is None:
             raise UnreadableImageError("no image in this row")
         return read_image(Path(stored["path"]), self._image_size)
+
+    def count_unlisted(self, images: list[Path]) -> None:
+        """Which of the folder's images are no rows, because no line of the metadata names them. Says so, and how many."""
+        named = pc.struct_field(self._rows.data.column(self._image), "path").to_pylist()
+        missing = sorted({str(image.resolve()) for image in images} - set(named))
+        self.unlisted_images = len(missing)
+        if missing:
+            first = ", ".join(Path(each).relative_to(self._root.resolve()).as_posix() for each in missing[:5])
+            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            _LOG.warning(
+                "no line of the metadata names %d of %d images, which are left out: %s%s", len(missing), len(images), first, more
+            )
 
     def caption(self, index: int) -> str:
         assert self._caption is not None

@@ -100,7 +100,7 @@ class LatentSplit:
                 f"{folder / STORE_FILE}: split {name} is empty; set data.validation_images above 0 and run: {making(folder)}"
             )
         self.count = info.splits[name].count
-        self.latent_shape, self.latent_scale = info.latent_shape, info.latent_scale
+        self.latent_shape, self.latent_scale, self.latent_shift = info.latent_shape, info.latent_scale, info.latent_shift
         self.has_std, self.flip = info.has_std, info.flip
         self._folder, self._text, self._has_features, self._shards = folder, info.text, info.features is not None, shards
         self._paths = [folder / shard.file for shard in shards]
@@ -131,7 +131,7 @@ class LatentSplit:
         return self._rows("labels", self._plan(indices))
 
     def latents(self, indices: Tensor, noise_BCHW: Tensor | None = None, flip_B: Tensor | None = None) -> Tensor:
-        """What the transformer sees, float32 [B, C, H, W]: (mean + std * noise) * latent_scale.
+        """What the transformer sees, float32 [B, C, H, W]: (mean + std * noise - latent_shift) * latent_scale.
 
         noise_BCHW: standard normals for the posterior draw; None takes the mean. It changes nothing for a deterministic encoder.
         flip_B: bool [B], true takes the mirrored image's moments; the store must have been made with `flip`.
@@ -140,6 +140,8 @@ class LatentSplit:
         latents_BCHW = self._view("mean", plan, flip_B)
         if noise_BCHW is not None and self.has_std:
             latents_BCHW.addcmul_(self._view("std", plan, flip_B), noise_BCHW)
+        if self.latent_shift:
+            latents_BCHW.sub_(self.latent_shift)
         return latents_BCHW.mul_(self.latent_scale)
 
     def text(self, indices: Tensor, dropped_B: Tensor) -> TextCondition:

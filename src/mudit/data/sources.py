@@ -31,6 +31,7 @@ class Source(ABC):
     labels_n: NDArray[np.int64]
     has_captions = False
     unused_captions = 0  # captions that belong to no image
+    unlisted_images = 0  # images that the captions' own file does not name
     subject_names: list[str] | None = None
     subjects_n: NDArray[np.int64] | None = None
 

@@ -41,6 +41,7 @@ def run(job: Job) -> dict[str, object]:
         "corrupt": info.corrupt.count,
         "without_caption": info.corrupt.without_caption,
         "unused_captions": info.corrupt.unused_captions,
+        "unlisted_images": info.corrupt.unlisted_images,
         "bytes": sum(entry.bytes for entry in info.files()),
         "flops": 0 if encoder.identity["name"] == "identity" and text is None and features is None else None,
         "device": encoder.device,

@@ -23,6 +23,7 @@ class Subset(Source):
         self._source = source
         self._place_k = _chosen(source, share, seed)
         self.has_captions, self.unused_captions = source.has_captions, source.unused_captions
+        self.unlisted_images = source.unlisted_images
         self.class_names, self.subject_names = source.class_names, source.subject_names
         self.labels_n = source.labels_n[self._place_k]
         self.subjects_n = None if source.subjects_n is None else source.subjects_n[self._place_k]

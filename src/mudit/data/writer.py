@@ -223,6 +223,7 @@ class StoreWriter:
             encoder=self._encoder.identity,
             latent_shape=(channels, height, width),
             latent_scale=self._encoder.latent_scale,
+            latent_shift=self._encoder.latent_shift,
             moments=self._data.moments,
             has_std=self._encoder.has_std,
             flip=self._data.flip,
@@ -248,6 +249,7 @@ class StoreWriter:
             names=names if file is None else [],
             file=file,
             unused_captions=self._source.unused_captions,
+            unlisted_images=self._source.unlisted_images,
         )
 
     def _text_info(self, text: CaptionEncoder, shapes: dict[str, list[int]], done: list[_Done]) -> TextInfo:

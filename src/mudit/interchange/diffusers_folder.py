@@ -37,6 +37,7 @@ class Surroundings:
     autoencoder: Path | None
     """Folder of an AutoencoderKL; None for a model of pixels."""
     latent_scale: float
+    latent_shift: float
     class_names: list[str]
     text_encoder: Identity | None
 
@@ -47,6 +48,7 @@ class Surroundings:
         return cls(
             autoencoder=store / ENCODER_FOLDER if info.encoder["name"] == "autoencoder-kl" else None,
             latent_scale=info.latent_scale,
+            latent_shift=info.latent_shift,
             class_names=info.class_names,
             text_encoder=None if info.text is None else info.text.encoders["tokens"],
         )
@@ -57,6 +59,11 @@ def write_diffusers(weights: Weights, diffusion: AnyDiffusion, around: Surroundi
     model = weights.model
     assert isinstance(model, DiTSection | PixArtSection) and isinstance(diffusion, GaussianSection)
     notes: list[str] = []
+    if around.autoencoder is not None and around.latent_shift:
+        raise ConfigError(
+            f"{PIPELINES[model.family]} only scales latents, and this model was trained on latents that data.latent_shift "
+            f"{around.latent_shift:g} moves as well: its images would be off; use --format safetensors"
+        )
     transformer = (
         dit_transformer(model, weights.width, weights.state, notes)
         if isinstance(model, DiTSection)
@@ -178,7 +185,8 @@ def _write_autoencoder(source: Path, latent_scale: float, out: Path) -> None:
     out.mkdir()
     for file in source.iterdir():
         if file.name == "config.json":
-            config = {**json.loads(file.read_text(encoding="utf-8")), "scaling_factor": latent_scale}
+            own = json.loads(file.read_text(encoding="utf-8"))
+            config = {**own, "scaling_factor": latent_scale, "shift_factor": None}
             (out / file.name).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         else:
             shutil.copyfile(file, out / file.name)

@@ -21,11 +21,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from mudit.config.models import ExternalSection
 from mudit.errors import ConfigError
 from mudit.models.condition import Condition
 
+_NORMED_WEIGHTS = (SpectralNorm, WeightNorm)  # before torch had parametrizations: a hook computes the weight
 Call = Callable[[nn.Module, Tensor, Tensor, Condition], Tensor]
 
 
@@ -99,7 +102,15 @@ class Adapter(nn.Module):
         if self._tried or torch.compiler.is_compiling():
             return self._run(x, t, condition)
         before = _generator_states(x)
-        output = self._run(x, t, condition)
+        try:
+            output = self._run(x, t, condition)
+        except (ConfigError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            call = "its own forward" if self._call is None else f"model.call on {self.name}"
+            raise ConfigError(
+                f"model: {call} raised {_one_line(error)}; it gets (x, t, condition) as docs/own-model.md says"
+            ) from error
         expected = (x.shape[0], self._out_channels, *x.shape[2:])
         if not isinstance(output, Tensor) or output.shape != expected:
             found = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
@@ -177,7 +188,7 @@ def _unfit(module: nn.Module) -> Iterator[str]:
         if parameter.dtype != torch.float32:
             yield f"{name} is {parameter.dtype}; weights are float32 here, and optimizer.precision says how products are computed"
     for name, child in module.named_modules():
-        if is_parametrized(child):
+        if is_parametrized(child) or any(isinstance(hook, _NORMED_WEIGHTS) for hook in child._forward_pre_hooks.values()):
             yield f"{name or 'the module'} computes a weight from others, whose roles are unknown; remove the parametrization"
         if (isinstance(child, _DropoutNd) and child.p > 0) or (isinstance(child, nn.MultiheadAttention) and child.dropout > 0):
             yield f"{name or 'the module'} drops activations at random, outside of the run's seed; set its dropout to 0"

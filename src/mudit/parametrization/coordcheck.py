@@ -166,11 +166,13 @@ class Recorder:
         return self
 
     @torch.no_grad()
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: Any) -> None:
         if self._attention is not None:
-            self._attention.__exit__(*exception)
+            self._attention.__exit__(kind, *exception)
         for handle in self._handles:
             handle.remove()
+        if kind is not None:
+            return  # what was seen is not the whole pass
         self.outputs |= self._logits(self.outputs) | self._seen_logits()
         self.outputs |= {name: self._model.get_parameter(name).detach().clone() for name in self._tables}
 

@@ -66,6 +66,10 @@ class Sensitivity(Record):
     )
     fanova: float = Field(description="second opinion: Optuna's fANOVA, share of variance of a random forest's main effect")
     curve: list[EffectPoint] = Field(description="effect in a fit of all hyperparameters' quadratics together")
+    differences: list[list[Bounds]] = Field(
+        description="bootstrap over trials of rank[i] - rank[j] of `curve`: the intervals of two points may overlap where their "
+        "difference is sure"
+    )
     best: float = Field(
         description="value at which that curve is lowest within the range; a quadratic leans away from where trials diverge"
     )

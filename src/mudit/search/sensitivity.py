@@ -71,6 +71,7 @@ def sensitivities(
                 EffectPoint(value=_value(u, each), rank=float(curve_HG[h, g]), interval=interval(curve_RHG[:, h, g]))
                 for g, u in enumerate(_grid())
             ],
+            differences=[[interval(curve_RHG[:, h, i] - curve_RHG[:, h, j]) for j in range(_GRID)] for i in range(_GRID)],
             best=_value(float(best_H[h]), each),
             best_interval=_ordered(*(_value(u, each) for u in interval(best_RH[:, h]))),
         )

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from mudit.config.load import load, read
+from mudit.config.models import MMDiTSection
 from mudit.config.schema import Experiment
 from mudit.errors import ConfigError
 
@@ -209,3 +211,17 @@ def test_figures_that_need_more_images_than_there_are_are_refused_at_once(
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file; run in the folder that holds it, or pass --config"):
         load(tmp_path / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"position_table": 3}, "position_table 3 is smaller than the image's own 4 patches a side"),
+        ({"alignment": {"after_blocks": 9, "hidden": 8, "features": 8}}, r"alignment\.after_blocks 9: the model has \d blocks"),
+    ],
+)
+def test_parts_of_an_mmdit_that_do_not_fit_are_refused(changes, message):
+    raw = load(REPOSITORY / "config.yaml").experiments["mmdit-emoji"].model.model_dump(mode="json")
+    raw |= {"image_size": 8, "patch_size": 2, "depth": min(raw["depth"], 8)}
+    with pytest.raises(ValidationError, match=message):
+        MMDiTSection.model_validate(raw | changes)

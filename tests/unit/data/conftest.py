@@ -50,6 +50,7 @@ def section(**changes: Any) -> DataSection:
         "encoder_path": None,
         "encoder_sha256": None,
         "latent_scale": 1.0,
+        "latent_shift": 0.0,
         "moments": "float32",
         "flip": False,
         "captions": None,

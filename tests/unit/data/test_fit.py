@@ -35,11 +35,12 @@ FAMILIES = {"dit": DIT, "pixart": PIXART, "uvit": UVIT, "uvit-labels": UVIT_LABE
 STORE = StoreInfo.model_validate(
     {
         "format": "mudit-latents",
-        "version": 3,
+        "version": 4,
         "source": {"name": "x"},
         "encoder": {"name": "identity"},
         "latent_shape": (3, 8, 8),
         "latent_scale": 1.0,
+        "latent_shift": 0.0,
         "moments": "float32",
         "has_std": False,
         "flip": False,
@@ -49,7 +50,7 @@ STORE = StoreInfo.model_validate(
         | {"section": None, "encoders": {}, "subjects": None},
         "features": {"grid": 4, "dim": 112, "encoder": {}},
         "splits": {},
-        "corrupt": {"count": 0, "without_caption": 0, "names": [], "file": None, "unused_captions": 0},
+        "corrupt": {"count": 0, "without_caption": 0, "names": [], "file": None, "unused_captions": 0, "unlisted_images": 0},
     }
 )
 

@@ -53,4 +53,4 @@ def test_other_weights_than_expected_are_refused_before_they_are_loaded(tmp_path
     (tmp_path / "diffusion_pytorch_model.safetensors").write_bytes(b"weights")
     found = hashlib.sha256(b"weights").hexdigest()
     with pytest.raises(DataError, match=rf"its SHA-256 is {found}, data\.encoder_sha256 says {'0' * 64}; fetch it again"):
-        AutoencoderKL(tmp_path, 1.0, "0" * 64)
+        AutoencoderKL(tmp_path, 1.0, weights_sha256="0" * 64)

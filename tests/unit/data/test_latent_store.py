@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
 
-from mudit.data.encoders import AutoencoderKL, Identity, to_uint8
+from mudit.data.encoders import AutoencoderKL, Identity, open_encoder, to_uint8
 from mudit.data.format import STORE_FILE, read_info
 from mudit.data.reader import LatentStore
 from mudit.data.sources import SklearnDigits
@@ -125,6 +126,33 @@ def test_autoencoder_moments_flips_and_scale(autoencoder, tmp_path):
     torch.testing.assert_close(one_flipped[1], split.latents(indices, noise)[1])
 
 
+def test_latents_are_moved_before_they_are_scaled_and_back_on_the_way_out(autoencoder, tmp_path):
+    """As those of SD3's autoencoder. What is stored are the moments as the encoder gives them."""
+    changes = {"encoder": "autoencoder-kl", "encoder_path": str(autoencoder), "latent_scale": 0.5}
+    plain, moved = DIGITS.model_copy(update=changes), DIGITS.model_copy(update={**changes, "latent_shift": 0.75})
+    for name in ("plain", "moved"):
+        (tmp_path / name).mkdir()
+    stores = [
+        LatentStore.open(write(tmp_path / name, data, open_encoder(data))) for name, data in (("plain", plain), ("moved", moved))
+    ]
+    assert [store.info.latent_shift for store in stores] == [0.0, 0.75]
+    first, second = (store.split("train") for store in stores)
+    indices, noise = torch.arange(4), torch.randn(4, 2, 4, 4)
+    assert torch.equal(first.gather(indices).mean_BCHW, second.gather(indices).mean_BCHW)
+    torch.testing.assert_close(second.latents(indices, noise), first.latents(indices, noise) - 0.5 * 0.75)
+    images = [store.encoder().decode(store.split("train").latents(indices)).int() for store in stores]
+    assert (images[0] - images[1]).abs().max() <= 1
+
+
+def test_an_autoencoder_with_a_shift_of_its_own_must_be_given_it(autoencoder, tmp_path):
+    folder = Path(shutil.copytree(autoencoder, tmp_path / "vae"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"shift_factor": 0.0609}))
+    with pytest.raises(DataError, match=r"vae: its config\.json has shift_factor 0\.0609, data\.latent_shift says 0; set that"):
+        AutoencoderKL(folder, 1.5305)
+    assert AutoencoderKL(folder, 1.5305, 0.0609).latent_shift == 0.0609
+
+
 def test_flipped_moments_are_those_of_mirrored_pixels(tmp_path):
     split = LatentStore.open(write(tmp_path, DIGITS.model_copy(update={"flip": True}))).split("train")
     indices = torch.arange(5)
@@ -197,7 +225,7 @@ def test_no_store(tmp_path):
     ("damage", "message"),
     [
         (lambda f: (f / STORE_FILE).write_text("{"), "not valid JSON"),
-        (lambda f: (f / STORE_FILE).write_text('{"format": "other"}'), "not a mudit-latents store of version 3"),
+        (lambda f: (f / STORE_FILE).write_text('{"format": "other"}'), "not a mudit-latents store of version 4"),
         (lambda f: (f / STORE_FILE).write_text(json.dumps({**json.loads((f / STORE_FILE).read_text()), "flip": "?"})), "flip"),
         (lambda f: (f / "train-00001.safetensors").unlink(), "train-00001.safetensors: shard is missing"),
         (lambda f: truncate(f / "train-00001.safetensors"), "train-00001.safetensors: shard has 1000 bytes"),

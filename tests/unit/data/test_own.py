@@ -216,6 +216,23 @@ def test_missing_captions_are_counted_like_damaged_images(tmp_path):
     assert len(source.names) == 4
 
 
+@pytest.mark.parametrize("make", [metadata_csv, metadata_jsonl])
+def test_images_that_the_metadata_does_not_name_are_counted_and_said(make, tmp_path, caplog):
+    root = tmp_path / "data"
+    assert opened(make, root).unlisted_images == 0 and caplog.text == ""
+    (root / "more").mkdir()
+    for number in range(7):
+        (root / "more" / f"{number}.png").write_bytes(png("red"))
+    source = open_dataset(DatasetSource.model_validate({"path": str(root)} | _fields_of(make, tmp_path)), 8)
+    assert (len(source.names), source.unlisted_images) == (4, 7)
+    assert "names 7 of 11 images, which are left out: more/0.png, more/1.png" in caplog.text and "and 2 more" in caplog.text
+
+
+def _fields_of(make, tmp_path):
+    (tmp_path / "again").mkdir()
+    return make(tmp_path / "again")
+
+
 def text_files_fields():
     return {"kind": "imagefolder", "image_column": "image", "caption_column": "text", "label_column": "label"}
 

@@ -33,6 +33,7 @@ DATA = DataSection(
     encoder_path=None,
     encoder_sha256=None,
     latent_scale=1.0,
+    latent_shift=0.0,
     moments="float32",
     flip=False,
     captions=CaptionSection(tokens=_ENCODER, pooled=_ENCODER, max_tokens=MAX_TOKENS, storage="float16"),

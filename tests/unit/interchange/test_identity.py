@@ -26,7 +26,7 @@ from .conftest import randomise
 EXAMPLES = settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 _PROCESS = {"kind": "gaussian", "timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "variance": "learned-range"}
 DIFFUSION = GaussianSection(**_PROCESS, condition_dropout=0.1, alignment_weight=0.0)
-PIXELS = Surroundings(autoencoder=None, latent_scale=1.0, class_names=[], text_encoder=None)
+PIXELS = Surroundings(autoencoder=None, latent_scale=1.0, latent_shift=0.0, class_names=[], text_encoder=None)
 
 
 @st.composite

@@ -16,7 +16,9 @@ from mudit.config.load import load
 from mudit.errors import CheckpointError, ConfigError, ProvenanceError
 from mudit.evaluate.samples import open_sets
 from mudit.files import sha256_file
+from mudit.interchange.diffusers_folder import Surroundings, write_diffusers
 from mudit.interchange.imported import load_imported
+from mudit.interchange.plain import Weights
 from mudit.models.condition import TextCondition
 from mudit.provenance.execute import make
 from mudit.stages import parse
@@ -83,6 +85,15 @@ def test_dit_from_the_authors_file_to_diffusers_pipeline(models, authors):
             "| claim | paper |",
         )
     )
+
+
+def test_latents_that_are_moved_are_beyond_the_pipelines(tmp_path):
+    """They only scale: what they decode would be off by the shift."""
+    smoke = load(ROOT / "tests/smoke/config.yaml").experiments["smoke"]
+    around = Surroundings(autoencoder=Path("vae"), latent_scale=1.5, latent_shift=0.06, class_names=[], text_encoder=None)
+    with pytest.raises(ConfigError, match=r"DiTPipeline only scales latents, .* data\.latent_shift 0\.06 moves as well"):
+        write_diffusers(Weights(smoke.model, 32, "ema", {}), smoke.diffusion, around, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_comes_out_goes_in_again(authors):

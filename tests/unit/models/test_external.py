@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,31 @@ def test_an_output_of_another_shape_is_refused_at_the_first_call():
     model = build(DIT.model_copy(update={"call": None}), 32)
     with pytest.raises(ConfigError, match="DiTTransformer2DModel returned a Transformer2DModelOutput"):
         model(*_batch())
+
+
+def test_a_call_that_fails_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    Path("odd_calls.py").write_text("def swapped(model, t, x, y):\n    return model(x, t, y)\n")
+    with pytest.raises(ConfigError, match=r"model: model\.call on Tiny raised \w+: .*; it gets \(x, t, condition\)") as error:
+        build(section("Tiny", call="odd_calls:swapped"), 32)(*_batch())
+    assert "\n" not in str(error.value)
+    with pytest.raises(ConfigError, match="model: its own forward raised RuntimeError"):
+        build(section("Tiny"), 32)(torch.zeros(4, 3, 8, 8), *_batch()[1:])
+
+
+@pytest.mark.parametrize("norm", [torch.nn.utils.weight_norm, torch.nn.utils.spectral_norm])
+def test_weights_that_a_hook_computes_are_refused(norm, monkeypatch: pytest.MonkeyPatch):
+    """As torch did it before parametrizations, and many models still do."""
+
+    def normed(width: int) -> torch.nn.Module:
+        model = own_models.Tiny(width)
+        norm(model.blocks[0].up)
+        return model
+
+    monkeypatch.setattr(own_models, "Tiny_normed", normed, raising=False)
+    with pytest.raises(ConfigError, match=r"blocks\.0\.up computes a weight from others, whose roles are unknown"):
+        build(section("Tiny_normed"), 32)
 
 
 @pytest.mark.parametrize(

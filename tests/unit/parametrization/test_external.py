@@ -19,7 +19,7 @@ from mudit.models.external import ModuleFactory
 from mudit.models.families import build
 from mudit.parametrization import shapes
 from mudit.parametrization.apply import attach_multipliers, fold_multipliers, initialise, parametrize
-from mudit.parametrization.coordcheck import Slope, Subject, fit_slopes, measure_objective
+from mudit.parametrization.coordcheck import Recorder, Slope, Subject, fit_slopes, measure_objective
 from mudit.parametrization.measured import _Draw, _init, measured_inits
 from mudit.parametrization.table import table_for
 from oracle import assert_trains_as_with_mup
@@ -168,6 +168,20 @@ def test_tied_parameters_have_one_row_and_one_role():
 def test_names_that_change_with_width_are_refused():
     with pytest.raises(ParametrizationError, match="parameter names change with width"):
         table_for(section("deeper"), 128, "mup")
+
+
+def test_a_size_that_only_the_target_has_is_refused():
+    """Alike at base and delta width, so it counts as finite; no rule says what its change means."""
+    with pytest.raises(ParametrizationError, match=r"inner\.weight has shape \(8, 64\) at widths 64 and 72 alike, but \(16, 128\)"):
+        table_for(section("Stepped"), 128, "mup")
+
+
+def test_an_error_in_a_recorded_pass_is_the_one_that_is_seen():
+    """What a pass has not reached has left no logits; that must not hide why it stopped."""
+    model = build(section("Tiny"), 32)
+    with pytest.raises(RuntimeError, match="halfway"), Recorder(model) as recorder:
+        raise RuntimeError("halfway")
+    assert recorder.outputs == {} and not any(module._forward_hooks for module in model.modules())
 
 
 def test_a_factory_that_reads_values_is_built_in_memory(monkeypatch):

@@ -230,6 +230,7 @@ def sensitivity(
         chance=0.05,
         fanova=abs(share),
         curve=curve,
+        differences=[[(a - b - 0.12, a - b + 0.12) for b in ranks] for a in ranks],
         best=best,
         best_interval=best_interval,
     )

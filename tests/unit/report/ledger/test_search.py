@@ -91,8 +91,9 @@ class TestClip:
     ) -> None:
         row = row_of(result, "clip-tight", clip(low=low, high=high))
         assert row.verdict == expected
-        assert "at 0.1," in row.ours
-        assert "at 1 (" in row.ours
+        tight, loose = (high * (1 - place) + low * place for place in (1 / 3, 2 / 3))
+        assert row.value == pytest.approx(tight - loose) and row.interval == pytest.approx((row.value - 0.12, row.value + 0.12))
+        assert "at 0.1 than at 1:" in row.ours
 
 
 class TestWarmup:
