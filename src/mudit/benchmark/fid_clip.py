@@ -18,12 +18,13 @@ from mudit.config.benchmarks import FidClipSection
 from mudit.errors import DataError
 from mudit.evaluate.frechet import Reference, estimate
 from mudit.evaluate.metrics import frechet_distance
-from mudit.evaluate.records import JACKKNIFE_GROUPS, Record, frechet_details
+from mudit.evaluate.records import Record, frechet_details
 from mudit.evaluate.reference import open_extractor
 from mudit.evaluate.retrieval import caption_ids
 from mudit.evaluate.samples import SampleSet
 from mudit.evaluate.scorer import Scorer
 from mudit.evaluate.text_records import score_record
+from mudit.sizes import JACKKNIFE_GROUPS
 
 if TYPE_CHECKING:
     from mudit.stages import Job

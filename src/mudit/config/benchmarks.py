@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from mudit.config.base import Count, PositiveInt, Section, Share
+from mudit.sizes import JACKKNIFE_GROUPS
 
 if TYPE_CHECKING:
     from mudit.config.schema import Experiment
 
 FID_IMAGES = 30_000  # of the protocol `fid-30k`
+INTERVAL_NEEDS = f"the interval of a Fréchet distance leaves out {JACKKNIFE_GROUPS} groups of images in turn"
 GENEVAL_PROMPTS = 553  # of the protocol `geneval`
 _INCEPTION = "inception-v3-compat"
 
@@ -130,6 +132,10 @@ def check_benchmarks(experiment: Experiment) -> None:
             continue
         if not experiment.has("evaluate"):
             raise ValueError(f"benchmarks.{name}: its distance uses the extractor of section evaluate; add it")
+        if benchmark.images < JACKKNIFE_GROUPS:
+            raise ValueError(
+                f"benchmarks.{name}.images: {benchmark.images}, but {INTERVAL_NEEDS}; make it {JACKKNIFE_GROUPS} or more"
+            )
         if benchmark.protocol == "fid-30k" and experiment.evaluate.extractor != _INCEPTION:
             raise ValueError(
                 f"benchmarks.{name}.protocol: fid-30k is of {_INCEPTION}, evaluate.extractor is {experiment.evaluate.extractor}; "

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from mudit.config.benchmarks import check_benchmarks
+from mudit.config.benchmarks import INTERVAL_NEEDS, check_benchmarks
 from mudit.config.models import MMDiTSection, PixArtSection, UViTSection
 from mudit.config.published import check_published
-from mudit.sizes import KEPT_IMAGES, SCORE_SPLITS
+from mudit.sizes import JACKKNIFE_GROUPS, KEPT_IMAGES, SCORE_SPLITS
 
 if TYPE_CHECKING:
     from mudit.config.schema import Experiment
@@ -115,6 +115,8 @@ def _check_counts(experiment: Experiment) -> None:
     if not experiment.has("sample", "evaluate"):
         return
     section, held_out = experiment.evaluate, experiment.data.validation_images
+    if experiment.sample.images < JACKKNIFE_GROUPS:
+        raise ValueError(f"sample.images: {experiment.sample.images}, but {INTERVAL_NEEDS}; make it {JACKKNIFE_GROUPS} or more")
     counts = {"sample.images": experiment.sample.images, "data.validation_images": min(held_out, KEPT_IMAGES)}
     for where, count in counts.items():
         if count < SCORE_SPLITS:

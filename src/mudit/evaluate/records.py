@@ -31,13 +31,12 @@ from mudit.evaluate.metrics import (
     neighbour_metrics,
 )
 from mudit.evaluate.reference import Real
-from mudit.sizes import SCORE_SPLITS
+from mudit.sizes import JACKKNIFE_GROUPS, SCORE_SPLITS
 
 FRECHET, SPATIAL_FRECHET, SCORE = "frechet_distance", "spatial_frechet_distance", "inception_score"
 KERNEL, PRECISION, RECALL = "kernel_distance", "precision", "recall"
 DISTRIBUTION_METRICS = (FRECHET, SPATIAL_FRECHET, SCORE, KERNEL, PRECISION, RECALL)
 ACCURACY = "conditional_accuracy"
-JACKKNIFE_GROUPS = 20
 _JACKKNIFE = f"delete-a-group jackknife over generated images, {JACKKNIFE_GROUPS} groups, reference fixed"
 _FIRST_ORDER = f"{_JACKKNIFE}, distances without a group to first order"
 
