@@ -6,10 +6,7 @@ Shapes: C channels, H W height and width.
 from __future__ import annotations
 
 import io
-import lzma
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -20,13 +17,12 @@ from numpy.typing import NDArray
 from mudit.data.images import IMAGE_SUFFIXES, UnreadableImageError, read_image
 from mudit.data.tars import open_index
 from mudit.errors import DataError
+from mudit.zips import ZIP_ERRORS
 
 Place = TypeVar("Place")
 Read = Callable[[str], NDArray[np.float32]]
 
 _ENCRYPTED = 1  # bit of a member's flags
-# What zipfile raises on a damaged member, by how it is packed; RuntimeError: packed in a way that this Python cannot unpack.
-_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, OSError, EOFError, ValueError, RuntimeError)
 
 
 def open_references(path: Path, size: int, where: str) -> Read:
@@ -49,7 +45,7 @@ def open_references(path: Path, size: int, where: str) -> Read:
 def _zipped(path: Path, size: int, where: str) -> Read:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+    except ZIP_ERRORS as error:
         raise DataError(f"{where} {path}: not a .zip, or cut short ({error}); fetch it again") from error
     places = _by_last_part(archive.namelist())
     if locked := next((name for name in places.values() if archive.getinfo(name).flag_bits & _ENCRYPTED), None):
@@ -59,7 +55,7 @@ def _zipped(path: Path, size: int, where: str) -> Read:
         member = _find(places, name)
         try:
             content = archive.read(member)
-        except _DAMAGED as error:
+        except ZIP_ERRORS as error:
             raise UnreadableImageError(f"{member}: {error}") from error
         return read_image(io.BytesIO(content), size)
 
