@@ -1,7 +1,8 @@
 """Public prompt sets as lists of items: MS-COCO's captions, MJHQ-30K's metadata, GenEval's questions.
 
 Prompts come from the metadata, never from file names: a prompt with a slash, a very long one, and two equal ones all stay what they
-are. Which images are drawn, and which caption of each, depends on the seed and on their ids only.
+are. An image whose caption is null or blank has none, and is not drawn; what is no text is an error. Which images are drawn, and
+which caption of each, depends on the seed and on their ids only.
 """
 
 from __future__ import annotations
@@ -65,14 +66,15 @@ def _coco(section: CocoPrompts, wanted: int, where: str) -> PromptSet:
     path = Path(section.captions)
     raw = _json(path, where)
     try:
-        files = {int(image["id"]): _words(image["file_name"]) for image in raw["images"]}
+        files = {_number(image["id"]): _name(image["file_name"], f"file_name of image {image['id']}") for image in raw["images"]}
         captions: dict[int, list[tuple[int, str]]] = {}
         for entry in raw["annotations"]:
-            text = " ".join(_words(entry["caption"]).split())  # some end in a newline
+            number = _number(entry["image_id"])
+            text = " ".join(_prompt(entry["caption"], f"caption of image {number}").split())  # some end in a newline
             if text:
-                captions.setdefault(int(entry["image_id"]), []).append((int(entry["id"]), text))
+                captions.setdefault(number, []).append((_number(entry["id"]), text))
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{where} {path}: not captions of MS-COCO ({error!r}); take captions_val2014.json") from error
+        raise DataError(f"{where} {path}: not captions of MS-COCO ({_shown(error)}); take captions_val2014.json") from error
     ids = sorted(files.keys() & captions.keys())
     items = []
     for place in _drawn(len(ids), wanted, section.draw_seed, "coco-images", where, path):
@@ -88,9 +90,12 @@ def _mjhq(section: MJHQPrompts, wanted: int, where: str) -> PromptSet:
     path = Path(section.metadata)
     raw = _json(path, where)
     try:
-        entries = [(name, _words(raw[name]["category"]), _words(raw[name]["prompt"]).strip()) for name in sorted(raw)]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{where} {path}: not the metadata of MJHQ-30K ({error!r}); take its meta_data.json") from error
+        entries = [
+            (name, _name(raw[name]["category"], f"category of {name}"), _prompt(raw[name]["prompt"], f"prompt of {name}").strip())
+            for name in sorted(raw)
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{where} {path}: not the metadata of MJHQ-30K ({_shown(error)}); take its meta_data.json") from error
     entries = [entry for entry in entries if entry[2]]
     drawn = _drawn(len(entries), wanted, section.draw_seed, "mjhq-images", where, path)
     items = [Item(name, prompt, category, f"{category}/{name}.jpg", None) for name, category, prompt in (entries[k] for k in drawn)]
@@ -100,12 +105,12 @@ def _mjhq(section: MJHQPrompts, wanted: int, where: str) -> PromptSet:
 def _geneval(section: GenEvalSection, where: str) -> PromptSet:
     path = Path(section.prompts)
     items = []
-    for number, line in enumerate(_text(path, where).splitlines(), 1):
+    for number, line in enumerate(_text(path, where).split("\n"), 1):
         if not line.strip():
             continue
         try:
             raw = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise DataError(f"{where} {path}: line {number} is not JSON ({error}); fetch the file again") from error
         question = read_question(raw, f"{where} {path}: line {number}")
         items.append(Item(f"{number - 1:05d}", question.prompt, question.task, None, question))
@@ -117,6 +122,33 @@ def _geneval(section: GenEvalSection, where: str) -> PromptSet:
     return PromptSet(items, {"name": "geneval", "sha256": sha256_file(path), "of": len(items)})
 
 
+def _number(value: Any) -> int:
+    """An image's or annotation's id. Raises ValueError for what is no count: 1.5 and 1 would become one image."""
+    if type(value) is not int or value < 0:
+        raise ValueError(f"the id {value!r} is no count")
+    return value
+
+
+def _prompt(value: Any, what: str) -> str:
+    """A caption; empty where it is null. Raises ValueError, which names `what`, for a number or a list."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ValueError(f"{what}: {str(value)[:40]!r} is no text")
+    return value
+
+
+def _name(value: Any, what: str) -> str:
+    """Part of a reference image's name. Raises ValueError, which names `what`, unless it is text."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{what}: {value!r} is no name")
+    return value
+
+
+def _shown(error: Exception) -> str:
+    return f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+
+
 def _drawn(there: int, wanted: int, seed: int, stream: str, where: str, path: Path) -> list[int]:
     """Places of the drawn entries in a random order, so that any first part of them is a fair sample."""
     if wanted > there:
@@ -125,17 +157,10 @@ def _drawn(there: int, wanted: int, seed: int, stream: str, where: str, path: Pa
     return places
 
 
-def _words(value: object) -> str:
-    """Raises TypeError for anything but text: `null` would become the prompt "None"."""
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} where words should be")
-    return value
-
-
 def _json(path: Path, where: str) -> dict[str, Any]:
     try:
         raw = json.loads(_text(path, where))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{where} {path}: not JSON, or cut short ({error}); fetch it again") from error
     if not isinstance(raw, dict):
         raise DataError(f"{where} {path}: must hold a JSON object; take another file")

@@ -135,9 +135,9 @@ class _References:
             features.append(self._extractor.features([images_BCHW]).features_ND)
             clip.append(self._clip.see([images_BCHW]).embeddings_NS)
         if not kept:
-            first = self._items[places[0]].image
             raise DataError(
-                f"{self._where}.prompts.images {self._path}: {first} and {len(places) - 1} more are missing; check the path"
+                f"{self._where}.prompts.images {self._path}: {self._items[places[0]].image} and {len(places) - 1} more are missing "
+                f"or unreadable ({self._why_not(places[0])}); check the path, or mend them"
             )
         return {"places_r": torch.cat(kept), "features_rD": torch.cat(features), "clip_rS": torch.cat(clip)}
 
@@ -153,6 +153,14 @@ class _References:
                     continue
             if kept:
                 yield torch.tensor(kept), to_uint8(torch.from_numpy(np.stack(pixels)))
+
+    def _why_not(self, place: int) -> str:
+        """What is wrong with one image that cannot be read."""
+        try:
+            self._read(self._items[place].image or "")
+        except UnreadableImageError as error:
+            return str(error)
+        raise AssertionError("it could not be read just before")
 
     def _check(self, left_out: list[str]) -> None:
         if len(left_out) <= self._section.max_corrupt_share * len(self._items):

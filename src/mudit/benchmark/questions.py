@@ -80,7 +80,7 @@ def _group(raw: dict[str, Any], earlier: int) -> Group:
     if unknown:
         raise ValueError(f"unknown key {unknown[0]!r}")
     name, count, colour, position = raw["class"], raw["count"], raw.get("color"), raw.get("position")
-    if not isinstance(name, str) or not isinstance(count, int) or count < 1:
+    if not isinstance(name, str) or type(count) is not int or count < 1:
         raise ValueError(f"class {name!r}, count {count!r}")
     if colour is not None and colour not in COLOURS:
         raise ValueError(f"no colour {colour!r}")

@@ -6,9 +6,7 @@ Shapes: C channels, H W height and width.
 from __future__ import annotations
 
 import io
-import lzma
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -19,16 +17,19 @@ from numpy.typing import NDArray
 from mudit.data.images import IMAGE_SUFFIXES, UnreadableImageError, read_image
 from mudit.data.tars import open_index
 from mudit.errors import DataError
+from mudit.zips import ZIP_ERRORS
 
 Place = TypeVar("Place")
 Read = Callable[[str], NDArray[np.float32]]
+
+_ENCRYPTED = 1  # bit of a member's flags
 
 
 def open_references(path: Path, size: int, where: str) -> Read:
     """What reads an image by its name as float32 [3, size, size] in [-1, 1], raising UnreadableImageError if it cannot.
 
     In a folder an image lies under its whole name, and in archives the last part of the name finds it, whatever folder the archive
-    begins with. Raises DataError, which names the setting `where`, if there is no such folder or archive.
+    begins with. Raises DataError, which names the setting `where`, if there is no such folder or archive, or it is encrypted.
     """
     if path.is_dir():
         return lambda name: read_image(path / name, size)
@@ -44,15 +45,18 @@ def open_references(path: Path, size: int, where: str) -> Read:
 def _zipped(path: Path, size: int, where: str) -> Read:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except ZIP_ERRORS as error:
         raise DataError(f"{where} {path}: not a .zip, or cut short ({error}); fetch it again") from error
     places = _by_last_part(archive.namelist())
+    if locked := next((name for name in places.values() if archive.getinfo(name).flag_bits & _ENCRYPTED), None):
+        raise DataError(f"{where} {path}: {locked} is encrypted; unpack it with its password and name the folder")
 
     def read(name: str) -> NDArray[np.float32]:
+        member = _find(places, name)
         try:
-            content = archive.read(_find(places, name))
-        except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, RuntimeError) as error:
-            raise UnreadableImageError(str(error)) from error  # the last: encrypted, or packed in a way that zipfile cannot unpack
+            content = archive.read(member)
+        except ZIP_ERRORS as error:
+            raise UnreadableImageError(f"{member}: {error}") from error
         return read_image(io.BytesIO(content), size)
 
     return read

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mudit.config.schema import Experiment
 
 FID_IMAGES = 30_000  # of the protocol `fid-30k`
+INTERVAL_NEEDS = f"the interval of a Fréchet distance leaves out {JACKKNIFE_GROUPS} groups of images in turn"
 GENEVAL_PROMPTS = 553  # of the protocol `geneval`
 _INCEPTION = "inception-v3-compat"
 
@@ -133,8 +134,7 @@ def check_benchmarks(experiment: Experiment) -> None:
             raise ValueError(f"benchmarks.{name}: its distance uses the extractor of section evaluate; add it")
         if benchmark.images < JACKKNIFE_GROUPS:
             raise ValueError(
-                f"benchmarks.{name}.images: {benchmark.images}, but intervals leave out one of {JACKKNIFE_GROUPS} groups of "
-                "images; raise it"
+                f"benchmarks.{name}.images: {benchmark.images}, but {INTERVAL_NEEDS}; make it {JACKKNIFE_GROUPS} or more"
             )
         if benchmark.protocol == "fid-30k" and experiment.evaluate.extractor != _INCEPTION:
             raise ValueError(

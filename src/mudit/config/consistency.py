@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from mudit.config.benchmarks import check_benchmarks
+from mudit.config.benchmarks import INTERVAL_NEEDS, check_benchmarks
 from mudit.config.models import MMDiTSection, PixArtSection, UViTSection
 from mudit.config.published import check_published
 from mudit.sizes import JACKKNIFE_GROUPS, KEPT_IMAGES, SCORE_SPLITS
@@ -115,10 +115,12 @@ def _check_counts(experiment: Experiment) -> None:
     if not experiment.has("sample", "evaluate"):
         return
     section, held_out = experiment.evaluate, experiment.data.validation_images
+    if experiment.sample.images < JACKKNIFE_GROUPS:
+        raise ValueError(f"sample.images: {experiment.sample.images}, but {INTERVAL_NEEDS}; make it {JACKKNIFE_GROUPS} or more")
     counts = {"sample.images": experiment.sample.images, "data.validation_images": min(held_out, KEPT_IMAGES)}
     for where, count in counts.items():
-        if count < max(JACKKNIFE_GROUPS, SCORE_SPLITS):
-            raise ValueError(f"{where}: {count}, but intervals leave out one of {JACKKNIFE_GROUPS} groups of images; raise it")
+        if count < SCORE_SPLITS:
+            raise ValueError(f"{where}: {count}, but the inception score needs {SCORE_SPLITS} or more; raise it")
     if section.reference.kind == "data":
         images = section.reference.images
         counts["the kept reference images"] = KEPT_IMAGES if images is None else min(images, KEPT_IMAGES)

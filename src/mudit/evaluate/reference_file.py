@@ -9,8 +9,8 @@ Shapes: N images, B batch, C channels, H W height and width, D features.
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -23,14 +23,14 @@ from torch import Tensor
 from mudit.errors import DataError
 from mudit.evaluate.frechet import Gaussian
 from mudit.files import sha256_file
+from mudit.zips import ZIP_ERRORS
 
 IMAGES = "arr_0"
 _STATISTICS = ("mu", "sigma", "mu_s", "sigma_s")
 _BATCH = 250  # images read at a time
-# Of a covariance's largest value: what statistics that were kept in float32 may be off by.
-_ROUNDING = 1e-5
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+_DAMAGED = (*ZIP_ERRORS, LookupError, MemoryError, SyntaxError, tokenize.TokenError)  # from LookupError on: of numpy's headers
+_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 class ReferenceFile:
@@ -78,28 +78,47 @@ class ReferenceFile:
                 missing = [name for name in (IMAGES, *_STATISTICS) if name not in archive.files]
                 if missing:
                     raise self._damaged(f"has no {', '.join(missing)}")
-                return {name: np.asarray(archive[name], dtype=np.float64) for name in _STATISTICS}
+                return {name: self._float64(name, archive[name]) for name in _STATISTICS}
         except (*_DAMAGED, AttributeError, TypeError) as error:  # the last two: an array of its own, no archive
             if isinstance(error, DataError):
                 raise
             raise self._damaged(str(error)) from error
 
+    def _float64(self, name: str, array: NDArray[Any]) -> NDArray[np.float64]:
+        """The published file has means in float32 and covariances in float64; half precision would round distances."""
+        if array.dtype not in _FLOATS:
+            raise self._damaged(f"{name} is of the type {array.dtype}; float32 or float64 was expected")
+        return array.astype(np.float64)
+
     def _gaussian(self, statistics: dict[str, NDArray[np.float64]], mean: str, covariance: str) -> Gaussian:
         mean_D, covariance_DD = statistics[mean], statistics[covariance]
-        if mean_D.ndim != 1 or covariance_DD.shape != (len(mean_D), len(mean_D)):
+        if mean_D.ndim != 1 or not len(mean_D) or covariance_DD.shape != (len(mean_D), len(mean_D)):
             raise self._damaged(f"{mean} {list(mean_D.shape)} and {covariance} {list(covariance_DD.shape)} do not fit")
         if not (np.isfinite(mean_D).all() and np.isfinite(covariance_DD).all()):
             raise self._damaged(f"{mean} or {covariance} has values that are not finite")
-        largest = max(float(np.abs(covariance_DD).max(initial=0.0)), 1e-300)
-        if np.abs(covariance_DD - covariance_DD.T).max(initial=0.0) > _ROUNDING * largest:
-            raise self._damaged(f"{covariance} is not symmetric, so it is no covariance")
-        eigenvalues_D = np.linalg.eigvalsh(covariance_DD)
-        if eigenvalues_D[0] < -_ROUNDING * abs(eigenvalues_D[-1]):
-            raise self._damaged(f"{covariance} has the eigenvalue {eigenvalues_D[0]:.3g}, so it is no covariance")
+        if why := _no_covariance(covariance_DD):
+            raise self._damaged(f"{covariance} is no covariance: {why}")
         return Gaussian(mean_D, covariance_DD)
 
     def _damaged(self, what: str) -> DataError:
-        return DataError(f"{self.path}: not a reference of the ADM evaluator, or damaged ({what}); fetch it again")
+        first = next(iter(what.splitlines()), "cut short")  # numpy has paragraphs of advice; EOFError may say nothing
+        return DataError(f"{self.path}: not a reference of the ADM evaluator, or damaged ({first}); fetch it again")
+
+
+def _no_covariance(matrix_DD: NDArray[np.float64]) -> str | None:
+    """Why a matrix cannot be one; None if it can.
+
+    Rounding makes a covariance a little asymmetric, and that of fewer images than features a little indefinite. Float32 products of
+    D terms, relative to the largest, are the most that it may come to: whatever type a file has, float32 may have been before it.
+    """
+    rounding = len(matrix_DD) * float(np.finfo(np.float32).eps)
+    uneven, largest = np.abs(matrix_DD - matrix_DD.T).max(), np.abs(matrix_DD).max()
+    if uneven > rounding * largest:
+        return f"it is not symmetric, entries that should be equal differ by {uneven:.3g}"
+    values_D = np.linalg.eigvalsh(matrix_DD)
+    if values_D[-1] <= 0 or values_D[0] < -rounding * values_D[-1]:
+        return f"its eigenvalues are {values_D[0]:.3g} to {values_D[-1]:.3g}"
+    return None
 
 
 def _image_layout(file: IO[bytes]) -> tuple[tuple[int, ...], int]:

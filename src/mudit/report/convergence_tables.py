@@ -1,7 +1,7 @@
 """Tables of what training reaches: the paper's pre-training figure, the same at this experiment's size, checkpoints from elsewhere.
 
 A figure of ours is called FID-50K, and stands beside the paper's, only if it was made as the paper's was: of 50,000 images through
-Inception (`protocol`), without guidance, by ancestral sampling in 250 steps.
+Inception (`protocol`), against a published reference file, without guidance, by ancestral sampling in 250 steps.
 """
 
 from __future__ import annotations

@@ -21,6 +21,10 @@ def coco_section(captions, images: int, seed: int = 0) -> FidClipSection:
     return fid_clip({"kind": "coco", "captions": str(captions), "images": "val2014", "draw_seed": seed}, images)
 
 
+def mjhq(path, images):
+    return fid_clip({"kind": "mjhq", "metadata": str(path), "images": "imgs", "draw_seed": 0}, images)
+
+
 def geneval(path, protocol: str = "any") -> GenEvalSection:
     return GenEvalSection.model_validate(
         {
@@ -65,8 +69,7 @@ def test_mjhq_prompts_are_whole_whatever_a_file_name_could_hold(tmp_path):
         "c3": {"category": "food", "prompt": "soup"},
     }
     (tmp_path / "meta_data.json").write_text(json.dumps(raw))
-    section = fid_clip({"kind": "mjhq", "metadata": str(tmp_path / "meta_data.json"), "images": "imgs", "draw_seed": 0}, 3)
-    items = {item.id: item for item in read_prompts(section, "here").items}
+    items = {item.id: item for item in read_prompts(mjhq(tmp_path / "meta_data.json", 3), "here").items}
     assert items["b2"] == Item("b2", long, "animals", "animals/b2.jpg", None)
     assert items["a1"].prompt == items["c3"].prompt == "soup", "equal prompts stay two"
 
@@ -79,8 +82,6 @@ def test_mjhq_prompts_are_whole_whatever_a_file_name_could_hold(tmp_path):
         ('{"images": []}', "not captions of MS-COCO"),
         ('{"images": [{"id": 1}], "annotations": []}', "not captions of MS-COCO"),
         ('{"images": [{"id": 1, "file_name": "1.jpg"}], "annotations": []}', "0 images with a prompt, 2 are wanted"),
-        ('{"images": [], "annotations": [{"id": 1, "image_id": 1, "caption": null}]}', "not captions .*None where words should be"),
-        ('{"images": [{"id": 1, "file_name": 7}], "annotations": []}', "not captions .*7 where words should be"),
     ],
 )
 def test_bad_captions_are_one_line(tmp_path, content, message):
@@ -98,6 +99,66 @@ LINE = {
     "include": [{"class": "bench", "count": 1}, {"class": "dog", "count": 2, "position": ["left of", 0]}],
     "prompt": "x",
 }
+
+
+def test_an_image_whose_caption_is_null_or_blank_has_none(tmp_path):
+    path = tmp_path / "captions.json"
+    captions = {1: None, 2: " \n", 3: "soup", 4: "None"}
+    annotations = [{"id": 9, "image_id": 3, "caption": None}]
+    annotations += [{"id": number, "image_id": number, "caption": text} for number, text in captions.items()]
+    path.write_text(
+        json.dumps({"images": [{"id": number, "file_name": f"{number}.jpg"} for number in captions], "annotations": annotations})
+    )
+    found = read_prompts(coco_section(path, 2), "here")
+    assert sorted(item[:2] for item in found.items) == [("3/3", "soup"), ("4/4", "None")] and found.identity["of"] == 2
+    with pytest.raises(DataError, match="2 images with a prompt, 3 are wanted"):
+        read_prompts(coco_section(path, 3), "here")
+
+
+def test_the_same_holds_of_the_metadata_of_mjhq(tmp_path):
+    path = tmp_path / "meta_data.json"
+    prompts = {"a1": None, "b2": "", "c3": "soup"}
+    path.write_text(json.dumps({name: {"category": "food", "prompt": text} for name, text in prompts.items()}))
+    found = read_prompts(mjhq(path, 1), "here")
+    assert [item.id for item in found.items] == ["c3"] and found.identity["of"] == 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"category": "food", "prompt": 7}, "prompt of b2: '7' is no text"),
+        ({"category": "food", "prompt": ["soup"]}, r"prompt of b2: .* is no text"),
+        ({"category": None, "prompt": "soup"}, "category of b2: None is no name"),
+        ({"category": "food"}, "'prompt' is missing"),
+        ("soup", "string indices must be integers"),
+    ],
+)
+def test_metadata_that_is_no_text_names_its_image(tmp_path, entry, message):
+    path = tmp_path / "meta_data.json"
+    path.write_text(json.dumps({"a1": {"category": "food", "prompt": "bread"}, "b2": entry}))
+    with pytest.raises(DataError, match=rf"metadata .*: not the metadata of MJHQ-30K \({message}") as caught:
+        read_prompts(mjhq(path, 1), "here")
+    assert "\n" not in str(caught.value)
+
+
+IMAGE, ANNOTATION = {"id": 1, "file_name": "1.jpg"}, {"id": 10, "image_id": 1, "caption": "soup"}
+
+
+@pytest.mark.parametrize(
+    ("image", "annotation", "message"),
+    [
+        (IMAGE, ANNOTATION | {"caption": 7}, "caption of image 1: '7' is no text"),
+        (IMAGE, ANNOTATION | {"image_id": 1.5}, "the id 1.5 is no count"),
+        (IMAGE, ANNOTATION | {"id": None}, "the id None is no count"),
+        (IMAGE | {"file_name": None}, ANNOTATION, "file_name of image 1: None is no name"),
+        (IMAGE | {"id": "one"}, ANNOTATION, "the id 'one' is no count"),
+    ],
+)
+def test_captions_that_are_no_text_name_their_image(tmp_path, image, annotation, message):
+    path = tmp_path / "captions.json"
+    path.write_text(json.dumps({"images": [image], "annotations": [annotation]}))
+    with pytest.raises(DataError, match=rf"not captions of MS-COCO \({message}\)"):
+        read_prompts(coco_section(path, 1), "here")
 
 
 def test_questions_are_read_and_written_as_published():
@@ -120,6 +181,7 @@ def test_questions_are_read_and_written_as_published():
         ({"prompt": " "}, "no prompt"),
         ({"include": []}, "nothing to look for"),
         ({"include": [{"class": "dog", "count": 0}]}, "count 0"),
+        ({"include": [{"class": "dog", "count": True}]}, "count True"),
         ({"include": [{"class": "dog"}]}, "'count'"),
         ({"include": [{"class": "dog", "count": 1, "colour": "red"}]}, "unknown key 'colour'"),
         ({"include": [{"class": "dog", "count": 1, "color": "mauve"}]}, "no colour 'mauve'"),

@@ -59,18 +59,6 @@ def test_what_is_no_archive_is_one_line(tmp_path):
         open_references(tmp_path / "images.rar", 16, "here")
 
 
-def test_an_encrypted_member_is_one_unreadable_image(folder):
-    path = archive(folder, "zip")
-    content = bytearray(path.read_bytes())
-    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag in the directory's first entry
-    content[content.index(b"PK\x03\x04") + 6] |= 1
-    path.write_bytes(content)
-    read = open_references(path, 16, "here")
-    with pytest.raises(UnreadableImageError, match="encrypted"):
-        read(NAMES[0])
-    assert read(NAMES[1]).shape == (3, 16, 16)
-
-
 def test_a_damaged_member_is_one_unreadable_image(folder):
     path = archive(folder, "zip")
     content = path.read_bytes()
@@ -78,5 +66,47 @@ def test_a_damaged_member_is_one_unreadable_image(folder):
     path.write_bytes(content[:place] + b"junk" + content[place + 4 :])
     read = open_references(path, 16, "here")
     with pytest.raises(UnreadableImageError):
+        read(NAMES[0])
+    assert read(NAMES[1]).shape == (3, 16, 16)
+
+
+def _patched(path, member, offset, value):
+    """Two bytes of a member's local and central header are replaced."""
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as opened:
+        local = opened.getinfo(member).header_offset
+        central = opened.start_dir
+    while content[central + 46 : central + 46 + len(member)] != member.encode():
+        central += 46 + sum(int.from_bytes(content[central + at : central + at + 2], "little") for at in (28, 30, 32))
+    for place in (central + 8 + offset, local + 6 + offset):
+        content[place : place + 2] = value.to_bytes(2, "little")
+    path.write_bytes(content)
+
+
+FLAGS, METHOD = 0, 2
+
+
+def test_an_encrypted_archive_is_one_line(folder):
+    path = archive(folder, "zip")
+    _patched(path, f"mjhq30k_imgs/{NAMES[1]}", FLAGS, 1)
+    with pytest.raises(DataError, match=r"here .*images\.zip: mjhq30k_imgs/food/b2\.png is encrypted; unpack it") as caught:
+        open_references(path, 16, "here")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        (9, "compression method is not supported"),  # Deflate64, of large archives by Windows
+        (zipfile.ZIP_DEFLATED, "invalid"),
+        (zipfile.ZIP_BZIP2, "Invalid data stream"),
+        (zipfile.ZIP_LZMA, ""),
+    ],
+)
+def test_a_member_that_cannot_be_unpacked_is_one_unreadable_image(folder, method, message):
+    path = archive(folder, "zip")
+    _patched(path, f"mjhq30k_imgs/{NAMES[0]}", METHOD, method)
+    read = open_references(path, 16, "here")
+    with pytest.raises(UnreadableImageError, match=rf"mjhq30k_imgs/animals/a1\.png: .*{message}"):
         read(NAMES[0])
     assert read(NAMES[1]).shape == (3, 16, 16)

@@ -242,6 +242,18 @@ def test_too_many_missing_references_are_refused_and_few_are_counted(experiment,
             assert "\n" not in str(caught.value) and "max_corrupt_share from 0.1" in str(caught.value)
 
 
+def test_references_none_of_which_can_be_read_say_why(experiment, project, tmp_path):
+    empty = tmp_path / "images"
+    empty.mkdir()
+    section = experiment.benchmarks["coco"]
+    changed = section.model_copy(update={"prompts": section.prompts.model_copy(update={"images": str(empty)})})
+    (tmp_path / "extractor").symlink_to(project / "extractor")
+    job = world.job(experiment.model_copy(update={"benchmarks": {"coco": changed}}), "prompts/coco", tmp_path)
+    with pytest.raises(DataError, match=r"images .*\.jpg and 23 more are missing or unreadable \(.*No such file") as caught:
+        prompts_stage.run(job)
+    assert "\n" not in str(caught.value)
+
+
 def test_prompts_of_other_text_encoders_are_refused(experiment, project, tmp_path):
     copy = tmp_path / "coco"
     copy.mkdir()

@@ -57,6 +57,17 @@ def test_another_extractor_is_no_fid_30k(raw):
         Experiment.model_validate_json(json.dumps(other), strict=True)
 
 
+@pytest.mark.parametrize(("count", "few"), [(1, True), (19, True), (20, False)])
+def test_a_distance_has_as_many_images_as_its_interval_needs(raw, count, few):
+    asked = json.loads(json.dumps(raw))
+    asked["benchmarks"]["coco"]["protocol"] = "any"
+    if few:
+        with pytest.raises(ValueError, match=rf"benchmarks\.coco\.images: {count}, but the interval .* make it 20 or more"):
+            with_change(asked, "benchmarks.coco.images", count)
+    else:
+        assert with_change(asked, "benchmarks.coco.images", count)
+
+
 @pytest.mark.parametrize(
     ("path", "value"), [("coco.images", 10_000), ("geneval.images_per_prompt", 1), ("geneval.detector.long_side", 900)]
 )

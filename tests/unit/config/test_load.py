@@ -191,9 +191,14 @@ def test_a_published_protocol_is_of_its_reference_and_neighbours(name: str, chan
 @pytest.mark.parametrize(
     ("section", "changes", "message"),
     [
-        ("sample", {"images": 19}, r"sample\.images: 19, but intervals leave out one of 20 groups of images; raise it"),
-        ("data", {"validation_images": 19}, r"data\.validation_images: 19, but intervals leave out one of 20 groups"),
+        (
+            "sample",
+            {"images": 19},
+            r"sample\.images: 19, but the interval of a Fréchet distance leaves out 20 groups .*; make it 20",
+        ),
+        ("data", {"validation_images": 9}, r"data\.validation_images: 9, but the inception score needs 10 or more; raise it"),
         ("evaluate", {"kid_subset_size": 61}, r"evaluate\.kid_subset_size: 61, but sample\.images: 60; lower it"),
+        ("data", {"validation_images": 19}, r"evaluate\.kid_subset_size: 20, but data\.validation_images: 19; lower it"),
         ("evaluate", {"kid_subset_size": 2000}, r"evaluate\.kid_subset_size: 2000, but sample\.images: 60; lower it"),
         ("evaluate", {"neighbours": 60}, r"evaluate\.neighbours: 60, but sample\.images: 60; lower it"),
         ("evaluate", {"reference": {"kind": "data", "images": 15}}, r"size: 20, but the kept reference images: 15; lower it"),
