@@ -3,6 +3,9 @@
 The store is of 1,281,167 images of 4x32x32 in float16, mean and std. Its shards are **sparse files**: zeros that take no disk, but
 pages of the cache like any other when they are read. Rates are of a part that fits the page cache and has been read before, on one
 thread. DiT-XL/2 on 8 A100s needs about 1,600 images a second.
+
+Captions are a second store, of token features as wide as T5-XXL's. Beside the time of a caption stands that of what cannot be
+saved: turning as many stored numbers into float32.
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ def main() -> None:
         split = _open(Path(scratch))
         _rate(split, arguments.warm_images)
         _epoch(split, arguments.epoch_images)
+    with tempfile.TemporaryDirectory() as scratch:
+        _captions(Path(scratch))
     _index()
 
 
@@ -45,19 +50,32 @@ def _open(folder: Path) -> LatentSplit:
     shards = []
     for number, start in enumerate(range(0, IMAGES, SHARD)):
         count = min(SHARD, IMAGES - start)
-        size = count * int(np.prod(LATENT)) * 2
-        header = {
-            "mean": {"dtype": "F16", "shape": [count, *LATENT], "data_offsets": [0, size]},
-            "std": {"dtype": "F16", "shape": [count, *LATENT], "data_offsets": [size, 2 * size]},
-            "labels": {"dtype": "I64", "shape": [count], "data_offsets": [2 * size, 2 * size + 8 * count]},
-        }
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
+        moments = {name: ("F16", 2, [count, *LATENT]) for name in ("mean", "std")}
         path = folder / f"train-{number:05d}.safetensors"
-        with path.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            file.truncate(8 + len(text) + 2 * size + 8 * count)
+        _write(path, {**moments, "labels": ("I64", 8, [count])})
         shards.append(Shard(file=path.name, bytes=path.stat().st_size, sha256="0" * 64, count=count, captions=None))
+    return _split(folder, shards, None)
+
+
+def _write(path: Path, tensors: dict[str, tuple[str, int, list[int]]], contents: dict[str, bytes] | None = None) -> None:
+    """A safetensors file of `tensors` (name -> type, its bytes, shape), zeros on no disk but for `contents`, which come first."""
+    header, end = {}, 0
+    order = sorted(tensors, key=lambda name: name not in (contents or {}))
+    for name in order:
+        kind, size, shape = tensors[name]
+        start, end = end, end + size * int(np.prod(shape))
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(
+            len(text).to_bytes(8, "little") + text + b"".join((contents or {})[name] for name in order if name in (contents or {}))
+        )
+        file.truncate(8 + len(text) + end)
+
+
+def _split(folder: Path, shards: list[Shard], text: dict[str, object] | None) -> LatentSplit:
+    count = sum(shard.count for shard in shards)
     info = {
         "format": "mudit-latents",
         "version": 4,
@@ -71,10 +89,17 @@ def _open(folder: Path) -> LatentSplit:
         "flip": False,
         "num_classes": 1000,
         "class_names": [str(number) for number in range(1000)],
-        "text": None,
+        "text": text,
         "features": None,
-        "splits": {"train": Split(count=IMAGES, shards=shards), "validation": Split(count=0, shards=[])},
-        "corrupt": {"count": 0, "without_caption": 0, "names": [], "file": None, "unused_captions": 0},
+        "splits": {"train": Split(count=count, shards=shards), "validation": Split(count=0, shards=[])},
+        "corrupt": {
+            "count": 0,
+            "without_caption": 0,
+            "names": [],
+            "file": None,
+            "unused_captions": 0,
+            "unlisted_images": 0,
+        },
     }
     write_info(folder, StoreInfo.model_validate(info))
     return LatentStore.open(folder).split("train")
@@ -102,6 +127,44 @@ def _epoch(split: LatentSplit, images: int, batch: int = 256) -> None:
         if place in (40, images // batch // 2, images // batch - 1):
             marks.append(_anonymous())
     print("memory of its own after 40 batches, half and all of the epoch: " + ", ".join(f"{mark / 1e6:.0f} MB" for mark in marks))
+
+
+def _captions(folder: Path, count: int = 2048, batch: int = 64, width: int = 4096, longest: int = 120) -> None:
+    """Captions of 20 to 120 tokens, gathered at random."""
+    lengths = np.random.default_rng(2).integers(20, longest + 1, count)
+    ends = np.cumsum(lengths)
+    path = folder / "train-00000.safetensors"
+    tensors = {name: ("F16", 2, [count, *LATENT]) for name in ("mean", "std")}
+    tensors |= {"labels": ("I64", 8, [count]), "pooled": ("F32", 4, [count, 8])}
+    tensors |= {"tokens": ("F16", 2, [int(ends[-1]), width]), "token_ends": ("I64", 8, [count])}
+    _write(path, tensors, {"token_ends": ends.astype(np.int64).tobytes()})
+    names = folder / "train-00000.captions.json"
+    names.write_text(json.dumps(["x"] * count), encoding="utf-8")
+    file = {"file": names.name, "bytes": names.stat().st_size, "sha256": "0" * 64}
+    shard = Shard.model_validate(
+        {"file": path.name, "bytes": path.stat().st_size, "sha256": "0" * 64, "count": count, "captions": file}
+    )
+    encoder = {"name": "sparse"}
+    text = {"token_dim": width, "pooled_dim": 8, "max_tokens": longest, "encoders": {"tokens": encoder, "pooled": encoder}}
+    text |= {"storage": "float16", "relative_error": 0.0, "cut": 0, "section": None, "subjects": None}
+    split = _split(folder, [shard], text)
+    dropped, times, limits = torch.zeros(batch, dtype=torch.bool), [], []
+    for _ in range(4):  # the first round fills the page cache
+        took = limit = 0.0
+        for start in range(0, count, batch):
+            indices = torch.from_numpy(np.random.default_rng(start).permutation(count)[:batch])
+            begin = time.process_time()
+            condition = split.text(indices, dropped)
+            took += time.process_time() - begin
+            stored = torch.zeros(int(condition.mask.sum()), width, dtype=torch.float16)
+            begin = time.process_time()
+            stored.float()
+            limit += time.process_time() - begin
+        times.append(took / count)
+        limits.append(limit / count)
+    best, least = 1e3 * min(times[1:]), 1e3 * min(limits[1:])
+    what = f"captions of {lengths.mean():.0f} tokens on average, {width} features each"
+    print(f"{what}: {best:.2f} ms a caption on a core, {best / least:.1f} times {least:.2f}")
 
 
 def _index(images: int = 11_185_362) -> None:
