@@ -22,7 +22,7 @@ from mudit.parametrization.table import table_for
 from mudit.provenance import manifest as manifests
 from mudit.provenance.verdict import Inspector, Verdict
 from mudit.stages import STAGES, Artefact, known, parse
-from mudit.train.weights import files_sha256, load_model, own_tensors, weight_files
+from mudit.train.weights import files_sha256, load_model, own_tensors, section_of, weight_files
 
 if TYPE_CHECKING:
     from mudit.config.schema import Experiment
@@ -84,12 +84,13 @@ def _read(experiment: str, config: Experiment, key: str, which: Literal["ema", "
     told = _json(artefact.path / "model.json")
     which = outcome.get("weights", which)  # an imported checkpoint has one kind, in the files of both
     model = load_model(artefact.path, config, which)
-    fold_multipliers(model, table_for(config.model, told["width"], told["scheme"]))
+    section = section_of(config, told)
+    fold_multipliers(model, table_for(section, told["width"], told["scheme"]))
     state = {name: tensor.float().contiguous() for name, tensor in own_tensors(model).items()}
     for name, tensor in state.items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{artefact.id}: {name} holds values that are not finite; its weights are of no use elsewhere")
-    weights = Weights(config.model, told["width"], which, state)
+    weights = Weights(section, told["width"], which, state)
     sha256 = files_sha256(weight_files(artefact.path, which))
     return Run(artefact, config, verdict, manifest, outcome, told["scheme"], weights, sha256)
 

@@ -11,13 +11,13 @@ from mudit.errors import CheckpointError, ConfigError
 from mudit.interchange.imported import check_whole, load_imported, read_description, section_of_folder
 from mudit.parametrization.table import table_for
 from mudit.provenance import manifest as manifests
-from mudit.train.weights import save_weights
+from mudit.train.weights import save_weights, section_of
 
 if TYPE_CHECKING:
     from mudit.stages import Job
 
-# What no weight depends on, and under SP what nothing depends on.
-_NOT_ARCHITECTURE = {"delta_width", "frozen_null_caption"}
+# What no weight of a published file depends on (REPA's projector is in none), and under SP what nothing depends on.
+_NOT_ARCHITECTURE = {"delta_width", "frozen_null_caption", "alignment"}
 _OF_SCALING = {"base_width", "output_mult"}
 
 
@@ -36,10 +36,11 @@ def run(job: Job) -> dict[str, Any]:
     description = read_description(folder)
     scheme, width = description["scheme"], description["width"]
     _check_architecture(job, section_of_folder(folder, description), scheme)
-    table = table_for(job.config.model, width, scheme)
+    told = {"family": job.config.model.family, "scheme": scheme, "width": width}
+    told |= {"projector": False} if getattr(job.config.model, "alignment", None) is not None else {}
+    table = table_for(section_of(job.config, told), width, scheme)
     model = load_imported(folder, section.weights)
-    family = job.config.model.family
-    save_weights(job.out, model, model, {"family": family, "scheme": scheme, "width": width, "parametrization": table.digest})
+    save_weights(job.out, model, model, told | {"parametrization": table.digest})
     manifest = manifests.read(folder)
     assert manifest is not None, "check_whole read it"
     outcome = {

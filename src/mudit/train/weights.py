@@ -13,6 +13,7 @@ from typing import Any, Literal
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mudit.config.models import MMDiTSection, ModelSection
 from mudit.config.schema import Experiment
 from mudit.data.tensors import save_tensors
 from mudit.distributed import World, gather
@@ -63,13 +64,25 @@ def files_sha256(files: list[Path]) -> str:
     return " ".join(map(sha256_file, files))
 
 
+def section_of(config: Experiment, description: dict[str, Any]) -> ModelSection:
+    """The architecture whose weights a folder's `model.json` describes: the experiment's.
+
+    What was imported lacks REPA's projector, which only training reads and nobody publishes; `projector` says so.
+    """
+    if description.get("projector", True):
+        return config.model
+    assert isinstance(config.model, MMDiTSection)
+    return config.model.model_copy(update={"alignment": None})
+
+
 def load_model(folder: Path, config: Experiment, which: Literal["ema", "raw"] = "ema") -> nn.Module:
     """The trained module, in evaluation mode. Raises CheckpointError if it belongs to another architecture or parametrization."""
     description = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    table = table_for(config.model, description["width"], description["scheme"])
+    section = section_of(config, description)
+    table = table_for(section, description["width"], description["scheme"])
     if table.digest != description["parametrization"]:
         raise CheckpointError(f"{folder}: trained under another parameter table; run `mudit train` again")
-    model = build(config.model, description["width"])
+    model = build(section, description["width"])
     attach_multipliers(model, table)
     found: dict[str, Tensor] = {}
     for file in weight_files(folder, which):
