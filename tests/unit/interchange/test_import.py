@@ -259,6 +259,19 @@ def test_mup_attaches_the_readouts_multiplier(models, tmp_path):
         imported(tmp_path / "model.pth", "dit", tmp_path / "again", scheme="mup")
 
 
+def test_paths_that_cannot_be_are_one_line(models, tmp_path):
+    torch.save(models["dit"].state_dict(), tmp_path / "model.pth")
+    endless = tmp_path / ("x" * 300)
+    with pytest.raises(CheckpointError, match=r"xxx: cannot be read \(File name too long\); name another path"):
+        imported(endless, "dit", tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"xxx: cannot be made \(File name too long\); name another folder"):
+        imported(tmp_path / "model.pth", "dit", endless)
+    almost = tmp_path / "new" / ("x" * 250)  # its temporary folder has a longer name
+    with pytest.raises(CheckpointError, match=r"xxx: cannot be made \(File name too long\); name another folder"):
+        imported(tmp_path / "model.pth", "dit", almost)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
+
+
 def test_the_command_says_one_line_and_exits_with_2(models, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"epoch": 1}, "nothing.pt")
