@@ -128,6 +128,8 @@ SPELLING = "write package.module:factory, the module as `import` has it, without
         (["smoke", "--seed", "0"], "params smoke: --seed goes with --model only; leave it out"),
         (["--preset", "DiT-S/2", "--zero-readout"], "params DiT-S/2: --zero-readout goes with --model only; leave it out"),
         (["--presets", "--width", "64"], "params --presets: it lists the models as published; --width goes with --preset NAME"),
+        (["--presets", "--config", "x.yaml"], "params: --config goes with an experiment only; leave it out"),
+        (["--preset", "DiT-S/2", "--config", "x.yaml"], "params: --config goes with an experiment only; leave it out"),
         (["--preset", "DiT-S/3"], "no published model is named 'DiT-S/3'; did you mean 'DiT-S/8'?"),
         (["--model", "a:b"], "params --model: say the width at which muP is the plain model: --base-width N"),
         (["--model", "a", "--base-width", "16"], f"--model a: {SPELLING}"),

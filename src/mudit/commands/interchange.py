@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from mudit.commands.options import DEFAULT_CONFIG, ConfigPath, ExperimentName
-from mudit.errors import CheckpointError, ConfigError
+from mudit.errors import ConfigError
 
 
 def import_(
@@ -52,7 +52,9 @@ def export(
     form: Annotated[
         Literal["diffusers", "safetensors"], typer.Option("--format", help="A folder of diffusers, or plain weights.")
     ] = "diffusers",
-    which: Annotated[Literal["ema", "raw"], typer.Option("--weights", help="The average, or the last step's.")] = "ema",
+    which: Annotated[
+        Literal["ema", "raw"] | None, typer.Option("--weights", help="The average (default), or the last step's.")
+    ] = None,
     to: Annotated[Path | None, typer.Option("--to", help="Folder to make (default: exported/EXPERIMENT-KEY).")] = None,
     config: ConfigPath = DEFAULT_CONFIG,
 ) -> None:
@@ -63,8 +65,6 @@ def export(
     loaded = load(config)
     known(experiment, loaded.experiments, "experiment")
     folder = to or Path("exported") / f"{experiment}-{key}"
-    if folder.exists() or folder.is_symlink():
-        raise CheckpointError(f"{folder}: exists already; name another folder with --to, or remove it")
     from mudit.interchange.export import export_run
 
     for line in export_run(experiment, loaded.experiments[experiment], key, form, which, folder):

@@ -58,6 +58,8 @@ def params(
         )
     if not model:
         _refuse(context, _OF_FACTORY, f"params {experiment or preset or '--presets'}: {{}} goes with --model only; leave it out")
+    if not experiment:
+        _refuse(context, {"config": "--config"}, "params: {} goes with an experiment only; leave it out")
     if presets:
         _refuse(context, _OF_TABLE, "params --presets: it lists the models as published; {} goes with --preset NAME")
         from mudit.parametrization.show_presets import print_presets

@@ -108,18 +108,8 @@ def section_of(family: Family, shapes: Shapes, stated: Stated, widths: Widths | 
         raise CheckpointError(f"image_size {found['image_size']}: more than {_MOST_PATCHES} patches a side")
     if found.get("position_table") == found["image_size"] // patch:
         found["position_table"] = None  # a table of the image's own size is no larger table
-    _check_used(family, found, stated)
     chosen = widths or Widths(base_width=width, delta_width=width + found["head_dim"], output_mult=1.0)
     return _validated({**found, **vars(chosen)})
-
-
-def _check_used(family: Family, found: Mapping[str, Any], stated: Stated) -> None:
-    """What is stated is what the model has, even where the shapes tell as well. A larger position table may be none."""
-    for name in ("head_dim", "image_size", "max_tokens"):
-        said, told = getattr(stated, name), found.get(name)
-        if said is not None and said != told:
-            why = f"this {family} has none; leave it out" if told is None else f"the checkpoint's tensors say {told}"
-            raise CheckpointError(f"--{name.replace('_', '-')} {said}: {why}")
 
 
 def _dit(shapes: Shapes, stated: Stated) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from mudit.models.families import build
 from mudit.models.layouts import diffusers, published
 from mudit.models.layouts.layout import Layout
 
-_WRAPPERS = ("module.", "_orig_mod.")
+_WRAPPERS = ("module.", "_orig_mod.")  # of DistributedDataParallel and of torch.compile
 _SD3_PREFIX = "model.diffusion_model."
 _POSITIONS = ("pos_embed", "pos_embed.pos_embed")
 _NULL_CAPTION = "y_embedder.y_embedding"
@@ -51,7 +51,7 @@ def convert(foreign: Foreign, tensors: Mapping[str, Tensor], family: Family, sta
         ignored = sorted({name.partition(".")[0] for name in named if not name.startswith(_SD3_PREFIX)})
         named = {name.removeprefix(_SD3_PREFIX): tensor for name, tensor in named.items() if name.startswith(_SD3_PREFIX)}
     positions = None if family == "uvit" else next((named.pop(name) for name in _POSITIONS if name in named), None)
-    stated = stated.over(foreign.stated()).over(_told_by_positions(family, named, positions))
+    wished, stated = stated, stated.over(foreign.stated()).over(_told_by_positions(family, named, positions))
     if foreign.layout == "diffusers":
         null = named.pop(_OLD_NULL_CAPTION, foreign.null_caption)
         layout = _diffusers_layout(family, named)
@@ -62,8 +62,10 @@ def convert(foreign: Foreign, tensors: Mapping[str, Tensor], family: Family, sta
             ours[_NULL_CAPTION] = null
         ours = _without_padding(ours, foreign.described.get("model") or {})
         section = section_of(family, _shapes(ours), stated, widths)
+        _check_wish(wished, section)
     else:
         section = section_of(family, _shapes(named), stated, widths)
+        _check_wish(wished, section)
         layout = _published_layout(family, section, width_of(family, _shapes(named)))
         ours = layout.to_ours(named)
     width = width_of(family, _shapes(ours))
@@ -77,7 +79,7 @@ def convert(foreign: Foreign, tensors: Mapping[str, Tensor], family: Family, sta
 
 
 def _unwrapped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the prefixes of what a model was wrapped into, in any order: DistributedDataParallel's and torch.compile's."""
+    """Without what wrappers put before every name, in whatever order they were put around the module."""
     named = dict(tensors)
     while prefix := next((each for each in _WRAPPERS if named and all(name.startswith(each) for name in named)), None):
         named = {name.removeprefix(prefix): tensor for name, tensor in named.items()}
@@ -120,6 +122,15 @@ def _without_padding(ours: dict[str, Tensor], described: Mapping[str, object]) -
     return {**ours, name: table[: classes + 1]}
 
 
+def _check_wish(wished: Stated, section: TransformerSection) -> None:
+    """What the owner says of the architecture is what the tensors say, or is asked for: nothing is ignored."""
+    for name in ("head_dim", "image_size", "max_tokens"):
+        mine, theirs = getattr(wished, name), getattr(section, name, None)
+        if mine not in (None, theirs):
+            why = "a model of classes reads no captions; leave it out" if theirs is None else f"the checkpoint itself says {theirs}"
+            raise CheckpointError(f"--{name.replace('_', '-')} {mine}: {why}")
+
+
 def _check(section: TransformerSection, width: int, ours: Mapping[str, Tensor]) -> None:
     wanted = {name: tuple(parameter.shape) for name, parameter in _meta(section, width).named_parameters()}
     if odd := sorted(wanted.keys() ^ ours.keys()):
@@ -154,6 +165,8 @@ def _check_config(foreign: Foreign, section: TransformerSection, width: int) -> 
         "num_layers": section.depth,
         "in_channels": section.channels,
         "patch_size": section.patch_size,
+        "sample_size": section.image_size,
+        "attention_head_dim": section.head_dim,
         "num_attention_heads": width // section.head_dim,
         "out_channels": (2 if section.learns_variance else 1) * section.channels,
     }

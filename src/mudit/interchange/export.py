@@ -15,7 +15,7 @@ import torch
 from mudit.errors import CheckpointError, ConfigError, ProvenanceError
 from mudit.interchange.card import write_card
 from mudit.interchange.diffusers_folder import PIPELINES, Surroundings, write_diffusers
-from mudit.interchange.importer import new_folder
+from mudit.interchange.importer import check_free, new_folder
 from mudit.interchange.plain import Format, Weights, write_plain
 from mudit.parametrization.apply import fold_multipliers
 from mudit.parametrization.table import table_for
@@ -48,13 +48,16 @@ class Run:
 
 
 def export_run(
-    experiment: str, config: Experiment, key: str, form: Format, which: Literal["ema", "raw"], folder: Path
+    experiment: str, config: Experiment, key: str, form: Format, which: Literal["ema", "raw"] | None, folder: Path
 ) -> list[str]:
     """Writes `folder`, which must not exist, in one rename. Returns what to tell the user, a line each.
 
-    Raises ConfigError for a run that is none, or a family without a pipeline; ProvenanceError if the run is not there or damaged;
-    CheckpointError if its weights cannot be used.
+    which: the average unless said otherwise; of an imported checkpoint the kind that it was imported as.
+
+    Raises ConfigError for a run that is none, weights that it has not, or a family without a pipeline; ProvenanceError if it is
+    not there, or damaged; CheckpointError if its weights cannot be used, or the folder cannot be made.
     """
+    check_free(folder)
     family = config.model.family
     if form == "diffusers" and family not in PIPELINES:
         raise ConfigError(
@@ -71,7 +74,7 @@ def export_run(
     return [f"{folder}: {run.weights.which} weights of {run.artefact.id}", *notes]
 
 
-def _read(experiment: str, config: Experiment, key: str, which: Literal["ema", "raw"]) -> Run:
+def _read(experiment: str, config: Experiment, key: str, asked: Literal["ema", "raw"] | None) -> Run:
     artefact = _artefact(experiment, config, key)
     verdict = Inspector(config, quick=False).verdict(artefact)
     if verdict.state not in _USABLE:
@@ -82,7 +85,13 @@ def _read(experiment: str, config: Experiment, key: str, which: Literal["ema", "
     if outcome.get("diverged_at") is not None:
         raise CheckpointError(f"{artefact.id}: diverged at step {outcome['diverged_at']}; its weights are of no use elsewhere")
     told = _json(artefact.path / "model.json")
-    which = outcome.get("weights", which)  # an imported checkpoint has one kind, in the files of both
+    there: Literal["ema", "raw"] | None = outcome.get("weights")  # an imported checkpoint has one kind, in the files of both
+    if there is not None and asked not in (None, there):
+        raise ConfigError(
+            f"export {experiment} {key}: --weights {asked}, but imported.{key} has its {there} weights; leave it out, or change "
+            f"imported.{key}.weights and run: {artefact.command}"
+        )
+    which = there or asked or "ema"
     section, model = own_section(artefact.path, config), load_model(artefact.path, config, which)
     fold_multipliers(model, table_for(section, told["width"], told["scheme"]))
     state = {name: tensor.float().contiguous() for name, tensor in own_tensors(model).items()}

@@ -53,11 +53,13 @@ def import_checkpoint(wish: Wish, folder: Path) -> dict[str, Any]:
 
     Nothing in the checkpoint is executed: see `mudit.interchange.pickles`.
     """
-    if folder.exists() or folder.is_symlink():
-        raise CheckpointError(f"{folder}: exists already; name another folder with --to, or remove it")
+    check_free(folder)
     if wish.scheme == "mup" and wish.widths is None:
         raise CheckpointError(f"{wish.path}: under muP the readout's multiplier is not among the weights; say --base-width")
-    foreign = read(wish.path, wish.family)
+    try:
+        foreign = read(wish.path, wish.family)
+    except OSError as error:  # no permission, a disk that fails, a name that cannot be
+        raise CheckpointError(f"{wish.path}: cannot be read ({error.strerror or error}); name another path, or mend it") from error
     if wish.scheme == "mup" and foreign.described:
         raise CheckpointError(
             f"{wish.path}: mudit export has folded muP's multipliers into these weights, so they are a plain model's: --scheme sp"
@@ -90,25 +92,44 @@ def import_checkpoint(wish: Wish, folder: Path) -> dict[str, Any]:
     return manifest
 
 
+def check_free(folder: Path) -> None:
+    """Raises CheckpointError unless the folder can be made: whoever converts for minutes wants to know at once."""
+    try:
+        taken = folder.exists() or folder.is_symlink()
+        below = next((parent for parent in folder.parents if parent.exists() and not parent.is_dir()), None)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be made ({error.strerror or error}); name another folder with --to") from error
+    if taken:
+        raise CheckpointError(f"{folder}: exists already; name another folder with --to, or remove it")
+    if below is not None:
+        raise CheckpointError(f"{folder}: cannot be made, {below} is no folder; name another folder with --to")
+
+
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes `folder` by one rename at the end; on an error nothing of it stays, new parents included."""
     made = [parent for parent in (folder.parent, *folder.parent.parents) if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        out = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be made ({error.strerror or error}); name another folder") from error
-    out = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        _remove(made)
+        raise CheckpointError(f"{folder}: cannot be made ({error.strerror or error}); name another folder with --to") from error
     out.chmod(0o755)  # mkdtemp hides its folders from others
     try:
         yield out
         out.rename(folder)
     except BaseException:
         shutil.rmtree(out, ignore_errors=True)
-        for parent in made:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
+        _remove(made)
         raise
+
+
+def _remove(made: list[Path]) -> None:
+    """Folders that were made for nothing, the deepest first; what others have put something into stays."""
+    for parent in made:
+        with contextlib.suppress(OSError):
+            parent.rmdir()
 
 
 @contextlib.contextmanager

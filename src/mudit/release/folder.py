@@ -50,8 +50,11 @@ def release(config: Config, selection: str | None, name: str, root: Path) -> Pat
     if final.exists():
         raise ConfigError(f"release {name}: {final} is there already; take another name, releases do not change")
     parts = [_part(verdict) for verdict in _up_to_date(inspect(config, selection, quick=False))]
-    root.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=root, prefix=f".{name}-"))
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=root, prefix=f".{name}-"))
+    except OSError as error:
+        raise ConfigError(f"release {name}: {root} cannot be made or written ({error.strerror or error}); change --to") from error
     try:
         folder.chmod(0o755)
         _write(folder, name, parts)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from mudit.errors import CheckpointError
-from mudit.interchange.architecture import Stated
 from mudit.interchange.importer import Wish, import_checkpoint
+
+from .conftest import STATED
 
 Maker = Callable[..., None]
 
@@ -45,9 +46,8 @@ class Cases:
         bad.parent.mkdir()
         maker(bad, state, canary)
         before = sorted(folder.rglob("*"))
-        stated = Stated(head_dim=8, image_size=4, max_tokens=5 if family in ("pixart", "mmdit") else None)
         with pytest.raises(CheckpointError, match=pattern) as refused:
-            import_checkpoint(Wish(bad, family, "sp", stated, None), folder / "new" / "out")
+            import_checkpoint(Wish(bad, family, "sp", STATED[family], None), folder / "new" / "out")
         assert str(bad) in str(refused.value) and "\n" not in str(refused.value)
         assert sorted(folder.rglob("*")) == before
         assert not canary.exists()

@@ -190,13 +190,6 @@ def test_the_canary_sings_when_the_attack_is_run(tmp_path):
     assert canary.exists()
 
 
-def test_a_place_below_a_file_is_one_line(models, tmp_path):
-    torch.save(models["dit"].state_dict(), tmp_path / "good.pt")
-    with pytest.raises(CheckpointError, match=r"good\.pt/out: cannot be made \(.*\); name another folder"):
-        import_checkpoint(Wish(tmp_path / "good.pt", "dit", "sp", STATED["dit"], None), tmp_path / "good.pt" / "out")
-    assert list(tmp_path.iterdir()) == [tmp_path / "good.pt"]
-
-
 def test_what_is_there_is_not_replaced(models, tmp_path):
     torch.save(models["dit"].state_dict(), tmp_path / "good.pt")
     (tmp_path / "out").mkdir()

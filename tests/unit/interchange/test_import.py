@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,12 +50,6 @@ def test_a_state_dict_of_each_family(family, models, tmp_path):
     }
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
-def test_what_a_model_was_wrapped_into_leaves_no_name(prefix, models, tmp_path):
-    torch.save({prefix + name: tensor for name, tensor in models["dit"].state_dict().items()}, tmp_path / "model.pth")
-    assert_same(imported(tmp_path / "model.pth", "dit", tmp_path / "out"), models["dit"])
-
-
 def test_a_training_checkpoint_gives_raw_and_averaged_weights_and_says_what_it_left(models, tmp_path):
     model, optimizer = models["dit"], torch.optim.AdamW(models["dit"].parameters())
     sum(parameter.square().sum() for parameter in model.parameters()).backward()
@@ -74,6 +68,23 @@ def test_a_training_checkpoint_gives_raw_and_averaged_weights_and_says_what_it_l
     }  # fmt: skip
     assert manifest["weights"]["ema.safetensors"]["layout"] == "facebookresearch DiT"
     assert check_whole(tmp_path / "out") == manifest["content"]
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."])
+def test_what_wrappers_put_before_every_name_goes(prefix, models, tmp_path):
+    """torch.compile around DistributedDataParallel, or the other way round."""
+    wrapped = {f"{prefix}{name}": tensor for name, tensor in models["dit"].state_dict().items()}
+    torch.save({"model": wrapped, "ema": models["dit"].state_dict()}, tmp_path / "model.pt")
+    assert_same(imported(tmp_path / "model.pt", "dit", tmp_path / "out"), models["dit"])
+    assert_same(load_file(tmp_path / "out/weights.safetensors"), models["dit"])
+
+
+def test_a_prefix_of_some_names_is_no_wrappers(models, tmp_path):
+    state = models["dit"].state_dict()
+    state["_orig_mod.x_embedder.proj.bias"] = state.pop("x_embedder.proj.bias")
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(CheckpointError, match=r"_orig_mod\.x_embedder\.proj\.bias is unknown|x_embedder\.proj\.bias is missing"):
+        imported(tmp_path / "model.pt", "dit", tmp_path / "out")
 
 
 def test_half_precision_becomes_float32(models, tmp_path):
@@ -198,22 +209,6 @@ def test_what_shapes_cannot_tell_must_be_said_and_fit(stated, message, models, t
         imported(tmp_path / "model.pth", "dit", tmp_path / "out", stated=stated)
 
 
-@pytest.mark.parametrize(
-    ("family", "stated", "message"),
-    [
-        ("dit", {"max_tokens": 77}, "--max-tokens 77: this dit has none; leave it out"),
-        ("uvit", {"max_tokens": 77}, "--max-tokens 77: this uvit has none; leave it out"),
-        ("uvit", {"image_size": 6}, "--image-size 6: the checkpoint's tensors say 4"),
-        ("pixart", {"max_tokens": 120}, f"--max-tokens 120: the checkpoint's tensors say {TOKENS}"),
-        ("mmdit", {"head_dim": 16}, "--head-dim 16: the checkpoint's tensors say 8"),
-    ],
-)
-def test_a_flag_that_says_nothing_or_otherwise_is_refused(family, stated, message, models, tmp_path):
-    torch.save(models[family].state_dict(), tmp_path / "model.pth")
-    with pytest.raises(CheckpointError, match=message):
-        imported(tmp_path / "model.pth", family, tmp_path / "out", stated=dataclasses.replace(STATED[family], **stated))
-
-
 def test_sizes_that_fit_no_model_are_said_in_our_words(models, tmp_path):
     torch.save(models["dit"].state_dict(), tmp_path / "model.pth")
     with pytest.raises(CheckpointError) as error:
@@ -227,10 +222,35 @@ def test_a_flag_may_not_contradict_the_checkpoint(models, tmp_path):
         imported(tmp_path / "model.pth", "dit", tmp_path / "out", stated=Stated(head_dim=8, image_size=8))
 
 
-def test_a_configuration_may_not_contradict_its_tensors(models, tmp_path):
+@pytest.mark.parametrize(
+    ("family", "wrong", "message"),
+    [
+        ("dit", {"max_tokens": 5}, "--max-tokens 5: a model of classes reads no captions; leave it out"),
+        ("uvit", {"max_tokens": 5}, "--max-tokens 5: a model of classes reads no captions; leave it out"),
+        ("uvit", {"image_size": 8}, "--image-size 8: the checkpoint itself says 4"),
+        ("pixart", {"max_tokens": 7}, "--max-tokens 7: the checkpoint itself says 5"),
+        ("mmdit", {"head_dim": 16}, "--head-dim 16: the checkpoint itself says 8"),
+    ],
+)
+def test_a_flag_without_effect_is_refused(family, wrong, message, models, tmp_path):
+    torch.save(models[family].state_dict(), tmp_path / "model.pth")
+    with pytest.raises(CheckpointError, match=rf"model\.pth: {message}"):
+        imported(tmp_path / "model.pth", family, tmp_path / "out", stated=replace(STATED[family], **wrong))
+
+
+def test_a_flag_that_says_what_the_checkpoint_says_is_no_error(models, tmp_path):
+    torch.save(models["pixart"].state_dict(), tmp_path / "model.pth")
+    assert_same(
+        imported(tmp_path / "model.pth", "pixart", tmp_path / "out", stated=replace(STATED["pixart"], max_tokens=5)),
+        models["pixart"],
+    )
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_layers", 28), ("num_attention_heads", 3)])
+def test_a_configuration_may_not_contradict_its_tensors(name, value, models, tmp_path):
     theirs = layouts.dit(DEPTH).to_theirs(dict(models["dit"].named_parameters()))
-    _shards(tmp_path / "bad", theirs, {**DIT_CONFIG, "num_layers": 28})
-    with pytest.raises(CheckpointError, match=r"its config\.json says num_layers 28, its tensors say 2"):
+    _shards(tmp_path / "bad", theirs, {**DIT_CONFIG, name: value})
+    with pytest.raises(CheckpointError, match=rf"its config\.json says {name} {value}, its tensors say \d"):
         imported(tmp_path / "bad", "dit", tmp_path / "out")
 
 
@@ -244,6 +264,19 @@ def test_mup_attaches_the_readouts_multiplier(models, tmp_path):
     assert (models["dit"](x, t, labels) - found).abs().max() < 1e-6 < (plain - found).abs().max()
     with pytest.raises(CheckpointError, match="under muP the readout's multiplier is not among the weights; say --base-width"):
         imported(tmp_path / "model.pth", "dit", tmp_path / "again", scheme="mup")
+
+
+def test_paths_that_cannot_be_are_one_line(models, tmp_path):
+    torch.save(models["dit"].state_dict(), tmp_path / "model.pth")
+    endless = tmp_path / ("x" * 300)
+    with pytest.raises(CheckpointError, match=r"xxx: cannot be read \(File name too long\); name another path"):
+        imported(endless, "dit", tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"xxx: cannot be made \(File name too long\); name another folder"):
+        imported(tmp_path / "model.pth", "dit", endless)
+    almost = tmp_path / "new" / ("x" * 250)  # its temporary folder has a longer name
+    with pytest.raises(CheckpointError, match=r"xxx: cannot be made \(File name too long\); name another folder"):
+        imported(tmp_path / "model.pth", "dit", almost)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
 
 
 def test_the_command_says_one_line_and_exits_with_2(models, tmp_path, monkeypatch):

@@ -107,6 +107,41 @@ def test_what_comes_out_goes_in_again(authors):
     assert described[0] == described[1]
 
 
+def test_what_has_its_multipliers_folded_in_is_no_mup_checkpoint(authors):
+    """Its readout would be multiplied twice."""
+    run(authors, "data", "imported/authors")
+    for form in ("diffusers", "safetensors"):
+        mudit("export", "smoke", "authors", "--format", form, "--to", form)
+        arguments = ["import", form, "--as", "dit", "--scheme", "mup", "--base-width", "16", "--to", "back"]
+        result = CliRunner().invoke(app, arguments)
+        assert isinstance(result.exception, CheckpointError) and str(result.exception) == (
+            f"{form}: mudit export has folded muP's multipliers into these weights, so they are a plain model's: --scheme sp"
+        )
+    assert not Path("back").exists()
+
+
+def test_weights_of_the_other_kind_are_refused_not_replaced(authors):
+    run(authors, "data", "imported/authors")
+    result = CliRunner().invoke(app, ["export", "smoke", "authors", "--weights", "raw", "--to", "out"])
+    assert isinstance(result.exception, ConfigError) and str(result.exception) == (
+        "export smoke authors: --weights raw, but imported.authors has its ema weights; leave it out, or change "
+        "imported.authors.weights and run: mudit imported smoke authors"
+    )
+    assert not Path("out").exists()
+    mudit("export", "smoke", "authors", "--weights", "ema", "--format", "safetensors", "--to", "out")
+
+
+@pytest.mark.parametrize("to", ["authors.pt/out", "authors.pt/new/out"])
+def test_a_folder_below_a_file_is_refused_in_one_line(to, authors):
+    run(authors, "data", "imported/authors")
+    before = sorted(Path().rglob("*"))
+    for command in (["export", "smoke", "authors"], ["import", "authors.pt", "--as", "dit", "--scheme", "sp", "--head-dim", "8"]):
+        result = CliRunner().invoke(app, [*command, "--to", to])
+        assert isinstance(result.exception, CheckpointError), result.exception
+        assert str(result.exception) == f"{to}: cannot be made, authors.pt is no folder; name another folder with --to"
+    assert sorted(Path().rglob("*")) == before
+
+
 def test_the_card_has_figures_of_the_very_weights_that_leave(authors):
     """An evaluation of others, such as an earlier import, is none of these."""
     run(authors, "data", "imported/authors")
@@ -138,9 +173,6 @@ def test_multipliers_are_folded_into_what_leaves(models, project):
     mudit("export", "smoke", "mup", "--format", "safetensors", "--to", "out")
     assert json.loads(Path("out/model.json").read_text())["weights"] == "raw"
     assert "the weights of its last step" in Path("out/README.md").read_text()
-    again = CliRunner().invoke(app, ["import", "out", "--as", "dit", "--scheme", "mup", "--base-width", "16", "--to", "twice"])
-    assert "folded muP's multipliers into these weights, so they are a plain model's: --scheme sp" in str(again.exception)
-    assert not Path("twice").exists()
     leaving, kept = load_file("out/model.safetensors"), models["dit"].state_dict()
     assert torch.equal(leaving["final_layer.linear.weight"], kept["final_layer.linear.weight"] / 2)
     plain = models["dit"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,14 +12,12 @@ from mudit.config.schema import ImportedSection
 from mudit.errors import ConfigError
 from mudit.evaluate import sample_stage
 from mudit.evaluate.samples import open_sets
-from mudit.interchange import stage
-from mudit.interchange.architecture import Stated
+from mudit.interchange import export, stage
+from mudit.interchange.architecture import Stated, Widths
 from mudit.interchange.importer import Wish, import_checkpoint
-from mudit.models.condition import TextCondition
 from mudit.models.families import build
 from mudit.scoped import scoped
 from mudit.stages import Job, inputs, parse
-from mudit.train.weights import load_model
 from unit.evaluate import text_world
 
 from .conftest import randomise
@@ -66,39 +65,42 @@ def test_both_sets_of_weights_are_sampled_with_their_own_captions(pixart, tmp_pa
     assert not torch.equal(images["ema"], images["raw"])
 
 
-@torch.no_grad()
-def test_a_checkpoint_without_a_projector_fits_an_experiment_that_trains_with_one(desk, tmp_path, monkeypatch):
-    """Published MMDiTs have none: REPA's projector serves training."""
-    experiment = text_world.experiment(desk, "mmdit")
-    assert experiment.model.alignment is not None
-    model = randomise(build(experiment.model.model_copy(update={"alignment": None}), WIDTH))
-    torch.save(model.state_dict(), tmp_path / "mmdit.pth")
-    side, stated = (
-        experiment.model.image_size,
-        Stated(image_size=experiment.model.image_size, max_tokens=experiment.model.max_tokens),
-    )
-    manifest = import_checkpoint(Wish(tmp_path / "mmdit.pth", "mmdit", "sp", stated, None), tmp_path / "imported")
-    imported = ImportedSection(folder=str(tmp_path / "imported"), content=manifest["content"], weights="ema")
-    experiment = experiment.model_copy(update={"imported": {"theirs": imported}})
-    taken = job(experiment, "imported/theirs", tmp_path, {})
-    outcome = stage.run(taken)
-    assert outcome["parameters"] == sum(parameter.numel() for parameter in model.parameters())
-    found = load_model(taken.out, experiment)
-    x = torch.randn(2, experiment.model.channels, side, side)
-    condition = TextCondition(
-        torch.randn(2, 3, experiment.model.text_dim),
-        torch.ones(2, 3, dtype=torch.bool),
-        torch.randn(2, experiment.model.pooled_dim),
-        torch.zeros(2, dtype=torch.bool),
-    )
-    t = torch.tensor([0.2, 0.9])
-    torch.testing.assert_close(found(x, t, condition), model(x, t, condition), rtol=0, atol=1e-6)
-
-
 def test_the_first_size_that_differs_is_named(pixart, tmp_path):
     other = pixart.model_copy(update={"model": pixart.model.model_copy(update={"text_dim": 13})})
     with pytest.raises(ConfigError, match=r"model\.text_dim: 13, but the checkpoint imported\.ema has 12"):
         stage.run(job(other, "imported/ema", tmp_path, {}))
+
+
+@pytest.mark.parametrize("scheme", ["sp", "mup"])
+def test_a_published_mmdit_lacks_the_projector_that_the_experiment_trains_with(scheme, desk, tmp_path, monkeypatch):
+    """It is sampled and leaves again as it came: without one, and not with an invented one."""
+    experiment = text_world.experiment(desk, "mmdit")
+    published = build(experiment.model.model_copy(update={"alignment": None}), 2 * WIDTH)
+    state = randomise(published).state_dict()
+    torch.save(state, tmp_path / "mmdit.pth")
+    stated, widths = Stated(image_size=text_world.SIDE, max_tokens=text_world.MAX_TOKENS), Widths(WIDTH, WIDTH + 8, 1.0)
+    wish = Wish(tmp_path / "mmdit.pth", "mmdit", scheme, stated, widths if scheme == "mup" else None)
+    manifest = import_checkpoint(wish, tmp_path / "imported")
+    section = ImportedSection(folder=str(tmp_path / "imported"), content=manifest["content"], weights="ema")
+    sample = experiment.sample.model_copy(update={"train_seeds": [], "images": 4})
+    experiment = experiment.model_copy(update={"imported": {"sd": section}, "sample": sample})
+    assert experiment.model.alignment is not None
+
+    taken = job(experiment, "imported/sd", tmp_path, {})
+    assert stage.run(taken)["parameters"] == sum(tensor.numel() for tensor in state.values())
+    store = text_world.write_store(tmp_path).folder
+    drawn = job(experiment, "sample/sd", tmp_path, {"data": store, "imported/sd": taken.out})
+    assert sample_stage.run(drawn)["images"] == 4
+
+    run = SimpleNamespace(state="fresh")
+    monkeypatch.setattr(export, "parse", lambda *_: SimpleNamespace(id="figures/imported/sd", path=taken.out))
+    monkeypatch.setattr(export, "Inspector", lambda *_, **__: SimpleNamespace(verdict=lambda _: run))
+    monkeypatch.setattr(export.manifests, "read", lambda _: {})
+    leaving = export._read("figures", experiment, "sd", "ema").weights
+    multiplier = {"sp": 1.0, "mup": 0.5}[scheme]
+    for name, tensor in state.items():
+        assert torch.equal(leaving.state[name], tensor * (multiplier if name == "final_layer.linear.weight" else 1.0))
+    assert leaving.state.keys() == state.keys() and leaving.model.alignment is None
 
 
 def test_base_width_is_nothing_under_sp(pixart, tmp_path):

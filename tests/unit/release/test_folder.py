@@ -82,3 +82,9 @@ def test_a_release_does_not_change(finished: Project) -> None:
     write(finished)
     with pytest.raises(ConfigError, match="is there already; take another name"):
         write(finished)
+
+
+def test_a_place_that_cannot_be_written_is_one_line(finished: Project) -> None:
+    Path("taken").write_text("a file")
+    with pytest.raises(ConfigError, match=r"release first: taken/below cannot be made or written \(Not a directory\); change --to"):
+        release(finished.config, None, "first", Path("taken/below"))
