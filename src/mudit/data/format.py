@@ -26,6 +26,7 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mudit.config.data import CaptionSection
+from mudit.config.wording import first_problem
 from mudit.errors import DataError
 from mudit.files import sha256_file, write_text
 from mudit.stages import RESULTS
@@ -190,8 +191,7 @@ def read_info(folder: Path) -> StoreInfo:
     try:
         info = StoreInfo.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}; run: {making(folder)}") from error
+        raise DataError(f"{path}: {first_problem(error)}; run: {making(folder)}") from error
     for name, split in info.splits.items():
         if split.count != sum(shard.count for shard in split.shards):
             raise DataError(f"{path}: the shards of split {name} do not hold {split.count} images; run: {making(folder)}")
