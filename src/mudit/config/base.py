@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-from pydantic_core import ErrorDetails
 
 SchemeName = Literal["mup", "sp", "sp-same-init"]
 PositiveInt = Annotated[int, Field(gt=0, strict=True)]
@@ -21,11 +20,6 @@ def _no_repeats(seeds: list[int]) -> list[int]:
 Seeds = Annotated[list[Count], AfterValidator(_no_repeats)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Log2 = Annotated[float, Field(ge=-40, le=10)]
-
-
-def reason(detail: ErrorDetails) -> str:
-    """What is wrong, without the words that pydantic puts before what a validator of ours says."""
-    return str(detail["msg"]).removeprefix("Value error, ")
 
 
 class Section(BaseModel):

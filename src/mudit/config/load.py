@@ -17,8 +17,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from mudit.config.base import reason
 from mudit.config.schema import Config
+from mudit.config.wording import reason, worst_first
 from mudit.errors import ConfigError
 
 _NAME = re.compile(r"[a-z][a-z0-9-]*")
@@ -90,8 +90,7 @@ def _message(path: Path, raw: dict[str, Any], error: ValidationError) -> str:
     by_key: dict[tuple[str | int, ...], list[ErrorDetails]] = {}
     for detail in error.errors(include_url=False):
         by_key.setdefault(_real_key(raw, detail), []).append(detail)
-    # A mistyped key is reported twice, as missing and as unknown: the unknown one says more.
-    key, details = min(by_key.items(), key=lambda item: item[1][0]["type"] != "extra_forbidden")
+    key, details = worst_first(by_key)[0]
     more = f" (and {len(by_key) - 1} more)" if len(by_key) > 1 else ""
     dotted = ".".join(str(part) for part in key)
     return f"{path}: {dotted + ': ' if dotted else ''}{_reason(raw, key, details)}{more}"
@@ -118,21 +117,8 @@ def _reason(raw: dict[str, Any], key: tuple[str | int, ...], details: list[Error
         return f"unknown key; did you mean {nearest[0]!r}?" if nearest else f"unknown key; known are {', '.join(known)}"
     if first["type"] == "missing":
         return "missing; every number is in the file, nothing has a default"
-    if first["type"] == "value_error":
-        return reason(first)
-    if first["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        context = first["ctx"]
-        name = str(context["discriminator"]).strip("'")
-        given = f"is {context['tag']!r}" if "tag" in context else "is missing"
-        return f"{name} {given}; it must be {str(context.get('expected_tags', '')).replace(', ', ' or ')}".removesuffix(
-            "; it must be "
-        )
-    value = first["input"]
-    shown = json.dumps(value, default=str)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    allowed = " or ".join(dict.fromkeys(str(detail["msg"]).removeprefix("Input should be ") for detail in details))
-    allowed = allowed.replace("List should have", "a list of").replace(" after validation", "")
-    return f"{shown} must be {allowed}{_number_hint(value)}"
+    hint = "" if first["type"] == "value_error" else _number_hint(first["input"])
+    return f"{reason(details)}{hint}"
 
 
 def _number_hint(value: Any) -> str:

@@ -25,8 +25,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from mudit.config.base import reason
 from mudit.config.data import CaptionSection
+from mudit.config.wording import first_problem
 from mudit.errors import DataError
 from mudit.files import sha256_file, write_text
 from mudit.stages import RESULTS
@@ -193,8 +193,7 @@ def read_info(folder: Path) -> StoreInfo:
     try:
         info = StoreInfo.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise DataError(f"{path}: {'.'.join(map(str, first['loc']))}: {reason(first)}; run: {making(folder)}") from error
+        raise DataError(f"{path}: {first_problem(error)}; run: {making(folder)}") from error
     for name, split in info.splits.items():
         if split.count != sum(shard.count for shard in split.shards):
             raise DataError(f"{path}: the shards of split {name} do not hold {split.count} images; run: {making(folder)}")

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from mudit.config.base import reason
 from mudit.config.models import AnyModel, TransformerSection
+from mudit.config.wording import first_problem
 from mudit.errors import CheckpointError
 
 Family = Literal["dit", "pixart", "uvit", "mmdit"]
@@ -176,8 +176,6 @@ def _validated(found: dict[str, Any]) -> TransformerSection:
     try:
         section = SECTION.validate_python(found)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
-        raise CheckpointError(f"these sizes make no model: {where + ': ' if where else ''}{reason(first)}") from error
+        raise CheckpointError(f"these sizes make no model: {first_problem(error, tagged=True)}") from error
     assert isinstance(section, TransformerSection)
     return section

@@ -18,9 +18,10 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError
 
-from mudit.config.base import PositiveInt, Section, reason
+from mudit.config.base import PositiveInt, Section
 from mudit.config.cluster import ClusterSection, Workers
 from mudit.config.schema import Config
+from mudit.config.wording import first_problem
 from mudit.errors import ConfigError
 from mudit.jobs.slurm import Partition
 from mudit.plan.estimate import HOST_CORES, JobPlan
@@ -60,13 +61,12 @@ def read_site(path: Path = SITE_FILE) -> Site:
     """The cluster's description. Raises ConfigError."""
     try:
         return Site.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")), strict=True)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {reason(first)}") from None
+        raise ConfigError(f"{path}: {first_problem(error)}") from None
 
 
 def cores(config: Config, site: Site | None) -> int:

@@ -226,7 +226,10 @@ def test_no_store(tmp_path):
     [
         (lambda f: (f / STORE_FILE).write_text("{"), "not valid JSON"),
         (lambda f: (f / STORE_FILE).write_text('{"format": "other"}'), "not a mudit-latents store of version 4"),
-        (lambda f: (f / STORE_FILE).write_text(json.dumps({**json.loads((f / STORE_FILE).read_text()), "flip": "?"})), "flip"),
+        (
+            lambda f: (f / STORE_FILE).write_text(json.dumps({**json.loads((f / STORE_FILE).read_text()), "flip": "?"})),
+            'flip: "\\?" must be a valid boolean',
+        ),
         (lambda f: (f / "train-00001.safetensors").unlink(), "train-00001.safetensors: shard is missing"),
         (lambda f: truncate(f / "train-00001.safetensors"), "train-00001.safetensors: shard has 1000 bytes"),
         (lambda f: overwrite(f / "train-00001.safetensors", 0), "train-00001.safetensors: not a safetensors file"),

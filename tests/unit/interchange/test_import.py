@@ -198,8 +198,8 @@ def test_captions_of_uvit_are_told_from_patches(tmp_path):
             Stated(head_dim=8),
             "positions are not stored, so say the side of the model's input in latent pixels: --image-size",
         ),
-        (Stated(head_dim=7, image_size=4), "is not a multiple of head_dim 7"),
-        (Stated(head_dim=8, image_size=5), "image_size 5 is not a multiple of patch_size 2"),
+        (Stated(head_dim=7, image_size=4), "these sizes make no model: base_width 32 is not a multiple of head_dim 7"),
+        (Stated(head_dim=8, image_size=5), "these sizes make no model: image_size 5 is not a multiple of patch_size 2"),
         (Stated(head_dim=8, image_size=1 << 20), "more than 1024 patches a side"),
     ],
 )

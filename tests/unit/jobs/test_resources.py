@@ -83,12 +83,12 @@ def test_the_committed_site_names_nothing() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "cannot be read: No such file"),
+        (None, "cannot be read: [Errno 2] No such file"),
         ("partition: [", "while parsing"),
-        ("partition: gpus", "Field required"),
-        ("gpu: --gres=gpu", "String should match pattern"),
-        ("memory_gb: 1.5", "valid integer"),
-        ("partitoin: gpus", "Extra inputs are not permitted"),
+        ("partition: gpus", "missing"),
+        ("gpu: --gres=gpu", 'gpu: "--gres=gpu" must be text that matches pattern'),
+        ("memory_gb: 1.5", "memory_gb: 1.5 must be a valid integer"),
+        ("partitoin: gpus", "partitoin: unknown key"),
     ],
 )
 def test_a_bad_site_is_one_line_that_names_the_file(tmp_path: Path, text: str | None, message: str) -> None:
