@@ -55,6 +55,26 @@ def test_a_run_that_left_the_number_range_has_no_difference(digits, store, diver
     assert measured["images"] == 0 and measured["latents"] == {"max": None, "mean": None, "std": None}
 
 
+def test_what_is_measured_is_drawn_and_decoded_in_the_batches_of_the_set(digits, store, target, monkeypatch):
+    drawn_at_once, decoded_at_once = [], []
+    latents, decoded = NetworkDrawer._latents, NetworkDrawer._decoded
+    monkeypatch.setattr(
+        NetworkDrawer,
+        "_latents",
+        lambda self, network, numbers, prompt: drawn_at_once.append(len(numbers)) or latents(self, network, numbers, prompt),
+    )
+    monkeypatch.setattr(
+        NetworkDrawer, "_decoded", lambda self, each, finite: decoded_at_once.append(len(each)) or decoded(self, each, finite)
+    )
+    found = {}
+    for batch_size in (16, 5):
+        of_batch = drawer_of(changed(digits, precision="bf16", batch_size=batch_size), store, target)
+        found[batch_size] = of_batch.measured(23)["precision_difference"]
+    assert drawn_at_once == decoded_at_once == [16, 16] + 2 * [5, 5, 5, 1]
+    assert found[16]["images"] == found[5]["images"] == 16
+    assert found[5]["latents"]["mean"] == pytest.approx(found[16]["latents"]["mean"], rel=0.05)
+
+
 def test_a_set_of_few_images_is_compared_whole(digits, store, target):
     """A benchmark's prompts end with its images; there may be fewer than are compared otherwise."""
     few = drawer_of(changed(digits, precision="bf16"), store, target).measured(3)["precision_difference"]
