@@ -4,12 +4,12 @@ Only the network's own products follow `sample.precision`: the sampler's arithme
 TF32 unless fp32 is asked for. With bf16 the first images are drawn in float32 as well, and how far the two are apart is part of
 the set.
 
-Shapes: B batch, C channels, H W height and width.
+Shapes: N compared images, B batch, C channels, H W height and width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
@@ -72,20 +72,24 @@ class NetworkDrawer:
         """
         if self._sample.precision != "bf16":
             return {}
-        numbers_B = torch.arange(min(COMPARED, count))
-        both = [self._first(self._network, numbers_B)]
+        batches = torch.arange(min(COMPARED, count)).split(self.batch_size)
+        both = [self._in_batches(self._network, batches)]
         del self._network  # one of them at a time
-        both.append(self._first(self._ready("fp32"), numbers_B))
-        finite_B = torch.stack(both).isfinite().flatten(2).all(dim=2).all(dim=0)
-        pixels = [self._decoded_all(latents_BCHW, finite_B)[finite_B].float() for latents_BCHW in both]
-        latents = [latents_BCHW[finite_B] for latents_BCHW in both]
+        both.append(self._in_batches(self._ready("fp32"), batches))
+        finite_N = torch.stack(both).isfinite().flatten(2).all(dim=2).all(dim=0)
+        latents = [latents_NCHW[finite_N] for latents_NCHW in both]
+        pixels = [self._decoded_in_batches(latents_NCHW, finite_N)[finite_N].float() for latents_NCHW in both]
         difference = {"latents": _apart(*latents), "pixels": _apart(*pixels)}
-        return {"precision_difference": {"against": "fp32", "images": int(finite_B.sum()), **difference}}
+        return {"precision_difference": {"against": "fp32", "images": int(finite_N.sum()), **difference}}
 
-    def _first(self, network: Model, numbers_B: Tensor) -> Tensor:
-        """Latents of these images, batch by batch."""
-        parts = numbers_B.split(self.batch_size)
-        return torch.cat([self._latents(network, part_b, self._prompts.of(part_b)) for part_b in parts])
+    def _in_batches(self, network: Model, batches: Iterable[Tensor]) -> Tensor:
+        """Latents [N, C, H, W] of some images, no more at once than the set is drawn in."""
+        return torch.cat([self._latents(network, numbers_B, self._prompts.of(numbers_B)) for numbers_B in batches])
+
+    def _decoded_in_batches(self, latents_NCHW: Tensor, finite_N: Tensor) -> Tensor:
+        """Their images, uint8 [N, C, H, W]."""
+        parts = zip(latents_NCHW.split(self.batch_size), finite_N.split(self.batch_size), strict=True)
+        return torch.cat([self._decoded(latents_BCHW, finite_B) for latents_BCHW, finite_B in parts])
 
     @cached_property
     def _network(self) -> Model:
@@ -109,10 +113,6 @@ class NetworkDrawer:
         places_B = numbers_B.to(self.device)
         noise_BCHW = initial_noise(section.seed, places_B, self._latent_shape)
         return self._sampler.sample(denoiser, noise_BCHW, places_B, section.seed).cpu()
-
-    def _decoded_all(self, latents_BCHW: Tensor, finite_B: Tensor) -> Tensor:
-        parts = zip(latents_BCHW.split(self.batch_size), finite_B.split(self.batch_size), strict=True)
-        return torch.cat([self._decoded(latents_bCHW, finite_b) for latents_bCHW, finite_b in parts])
 
     def _decoded(self, latents_BCHW: Tensor, finite_B: Tensor) -> Tensor:
         """Images, uint8 [B, C, H, W]; zeros where latents are not finite."""

@@ -55,21 +55,24 @@ def test_a_run_that_left_the_number_range_has_no_difference(digits, store, diver
     assert measured["images"] == 0 and measured["latents"] == {"max": None, "mean": None, "std": None}
 
 
-def test_the_comparison_holds_no_more_images_at_once_than_a_batch(digits, store, target, monkeypatch):
-    latents, sizes = NetworkDrawer._latents, []
-
-    def noted(self, network, numbers_B, prompt):
-        sizes.append(len(numbers_B))
-        return latents(self, network, numbers_B, prompt)
-
-    monkeypatch.setattr(NetworkDrawer, "_latents", noted)
-    whole, parts = (
-        drawer_of(changed(digits, precision="bf16", batch_size=size), store, target).measured(23)["precision_difference"]
-        for size in (16, 5)
+def test_what_is_measured_is_drawn_and_decoded_in_the_batches_of_the_set(digits, store, target, monkeypatch):
+    drawn_at_once, decoded_at_once = [], []
+    latents, decoded = NetworkDrawer._latents, NetworkDrawer._decoded
+    monkeypatch.setattr(
+        NetworkDrawer,
+        "_latents",
+        lambda self, network, numbers, prompt: drawn_at_once.append(len(numbers)) or latents(self, network, numbers, prompt),
     )
-    assert sizes == [16, 16, *[5, 5, 5, 1] * 2]
-    assert parts["images"] == whole["images"] == 16
-    assert parts["latents"]["max"] == pytest.approx(whole["latents"]["max"], rel=0.2)
+    monkeypatch.setattr(
+        NetworkDrawer, "_decoded", lambda self, each, finite: decoded_at_once.append(len(each)) or decoded(self, each, finite)
+    )
+    found = {}
+    for batch_size in (16, 5):
+        of_batch = drawer_of(changed(digits, precision="bf16", batch_size=batch_size), store, target)
+        found[batch_size] = of_batch.measured(23)["precision_difference"]
+    assert drawn_at_once == decoded_at_once == [16, 16] + 2 * [5, 5, 5, 1]
+    assert found[16]["images"] == found[5]["images"] == 16
+    assert found[5]["latents"]["mean"] == pytest.approx(found[16]["latents"]["mean"], rel=0.05)
 
 
 def test_a_set_of_few_images_is_compared_whole(digits, store, target):
