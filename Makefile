@@ -63,7 +63,7 @@ format: setup
 	$(BIN)/ruff format .
 
 lock:
-	bash containers/lock.sh
+	bash containers/resolve-requirements
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
