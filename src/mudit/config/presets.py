@@ -1,9 +1,9 @@
 """Published models by their published names: a section of `config.yaml` and a width each. `mudit params --preset DiT-S/2`.
 
-Sizes are those of the papers and their public code. DiT's read ImageNet-256; U-ViT's with `-pixels` ImageNet-64 itself, L/2 and H/2
-latents of ImageNet-256, L/4 and H/4 of ImageNet-512, S/2 those of captioned MS-COCO. PixArt-α's and MMDiT's two sizes are the muP
-paper's. It states no depth of MMDiT: 19 blocks of 512 channels are its 0.18B, REPA's projector apart, and at ten times the width
-its 18B.
+Sizes are those of the papers and their public code. DiT's read ImageNet-256; U-ViT's with `-pixels` ImageNet-64 itself (without a
+null class in the public code, with one here), L/2 and H/2 latents of ImageNet-256, L/4 and H/4 of ImageNet-512, S/2 those of
+captioned MS-COCO. PixArt-α's and MMDiT's two sizes are the muP paper's. It states no depth of MMDiT: 19 blocks of 512 channels are
+its 0.18B, REPA's projector apart, and at ten times the width its 18B.
 
 The base width is the muP paper's, four heads, where that says nothing, too; MMDiT's is its proxy.
 """

@@ -87,7 +87,7 @@ def test_blocks_are_the_layers_that_training_shards(shape):
     assert [part.parameters for part in architecture(model, width).blocks] == found
 
 
-def test_dit_xl_2_has_the_published_118_6_gmac_and_674_83m_parameters():
+def test_dit_xl_2_has_the_118_6_gmac_and_674_83m_parameters_of_its_public_code():
     counted = architecture(DIT_XL, 1152)
     assert round(counted.macs / 1e9, 1) == 118.6
     assert round(counted.parameters / 1e6, 2) == 674.83
