@@ -87,6 +87,16 @@ def test_a_prefix_of_some_names_is_no_wrappers(models, tmp_path):
         imported(tmp_path / "model.pt", "dit", tmp_path / "out")
 
 
+def test_a_file_without_checksums_is_read(models, tmp_path):
+    """Whose owner had switched them off, which torch.save allows."""
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(models["dit"].state_dict(), tmp_path / "model.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert_same(imported(tmp_path / "model.pt", "dit", tmp_path / "out"), models["dit"])
+
+
 def test_half_precision_becomes_float32(models, tmp_path):
     state = {name: tensor.bfloat16() for name, tensor in models["dit"].state_dict().items()}
     state["pos_embed"] = models["dit"].pos_embed[None].bfloat16()
