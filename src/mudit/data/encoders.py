@@ -88,7 +88,8 @@ class AutoencoderKL:
         from diffusers import AutoencoderKL as Network  # slow import
 
         try:
-            network = Network.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            # Without `low_cpu_mem_usage` it warns at length that a package is absent which would load larger models faster.
+            network = Network.from_pretrained(folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False)
         except (OSError, ValueError, RuntimeError) as error:
             raise DataError(f"{folder}: not an AutoencoderKL ({str(error).splitlines()[0]})") from error
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
