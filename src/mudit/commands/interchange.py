@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -31,8 +32,8 @@ def import_(
     """Bring a checkpoint from elsewhere into the project."""
     if scheme == "sp" and (base_width is not None or output_mult != 1.0):
         raise ConfigError("import: --base-width and --output-mult belong to --scheme mup")
-    if output_mult <= 0.0:
-        raise ConfigError(f"--output-mult {output_mult}: must be positive")
+    if not 0.0 < output_mult < math.inf:
+        raise ConfigError(f"--output-mult {output_mult}: must be positive and finite")
     from mudit.interchange.architecture import Stated, Widths
     from mudit.interchange.importer import Wish, import_checkpoint
 

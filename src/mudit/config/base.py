@@ -23,6 +23,6 @@ Log2 = Annotated[float, Field(ge=-40, le=10)]
 
 
 class Section(BaseModel):
-    """A part of the configuration: immutable, complete, strict about keys."""
+    """A part of the configuration: immutable, complete, strict about keys; no number is infinite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -94,9 +94,17 @@ class AutoencoderKL:
         from diffusers import AutoencoderKL as Network  # slow import
 
         try:
-            network = Network.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            # Without `low_cpu_mem_usage` it warns at length that a package is absent which would load larger models faster.
+            network, report = Network.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False, output_loading_info=True
+            )
         except (OSError, ValueError, RuntimeError) as error:
             raise DataError(f"{folder}: not an AutoencoderKL ({str(error).splitlines()[0]})") from error
+        if missing := sorted(report["missing_keys"]):  # diffusers draws them at random, with a warning
+            raise DataError(f"{folder}: {len(missing)} weights are missing, such as {missing[0]}; fetch it again")
+        for name, parameter in network.named_parameters():
+            if not bool(parameter.isfinite().all()):
+                raise DataError(f"{folder}: {name} holds values that are not finite; fetch it again")
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self._network = network.to(self.device).eval().requires_grad_(False)
         self._folder, self.latent_scale, self.latent_shift = folder, latent_scale, latent_shift

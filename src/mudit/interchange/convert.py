@@ -64,6 +64,8 @@ def convert(foreign: Foreign, tensors: Mapping[str, Tensor], family: Family, sta
         section = section_of(family, _shapes(ours), stated, widths)
         _check_wish(wished, section)
     else:
+        if any(name.startswith("transformer_blocks.") for name in named):
+            raise CheckpointError("its names are those of diffusers; import the folder that holds it, with its config.json")
         section = section_of(family, _shapes(named), stated, widths)
         _check_wish(wished, section)
         layout = _published_layout(family, section, width_of(family, _shapes(named)))

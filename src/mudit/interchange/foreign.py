@@ -107,6 +107,8 @@ def _pickle(path: Path) -> Foreign:
 
 def _folder(path: Path, family: Family) -> Foreign:
     described = read_json(inside(path, path / DESCRIPTION_FILE)) if (path / DESCRIPTION_FILE).exists() else {}
+    if described.get("format") == "mudit-imported":
+        raise CheckpointError(f"{path}: mudit import wrote it; name it in a section `imported`, or import what it was made from")
     if described.get("family", family) != family:
         raise CheckpointError(f"{path}: holds a model of the family {described['family']}; import it --as {described['family']}")
     if described.get("format") == "safetensors":

@@ -36,6 +36,7 @@ def test_shipped_configurations_are_valid(path: str) -> None:
         ("depth: 1", "depth: one", 'experiments.smoke.model.depth: "one" must be a valid integer'),
         ("depth: 1", "depth: 1.5", "experiments.smoke.model.depth: 1.5 must be a valid integer"),
         ("depth: 1", "depth: true", "experiments.smoke.model.depth: true must be a valid integer"),
+        ("output_mult: 1.0", "output_mult: .inf", "experiments.smoke.model.output_mult: Infinity must be a finite number"),
         ("depth: 1", "depth: 0", "experiments.smoke.model.depth: 0 must be greater than 0"),
         ("depth: 1", "", "experiments.smoke.model.depth: missing; every number is in the file, nothing has a default"),
         ("base_width: 16", "", "experiments.smoke.model.base_width: missing; every number is in the file, nothing has a default"),

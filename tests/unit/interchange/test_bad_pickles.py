@@ -88,6 +88,24 @@ def cut_short(path, state, canary):
     path.write_bytes(path.read_bytes()[:-3000])
 
 
+@CASES.case("a damaged archive .Bad CRC-32 for file 'bad/data/0'.; fetch it again")
+def one_bit_of_a_weight(path, state, canary):
+    torch.save(state, path)
+    with zipfile.ZipFile(path) as archive:
+        weights = archive.read("bad/data/0")
+    content = bytearray(path.read_bytes())
+    content[content.index(weights) + len(weights) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@CASES.case("a damaged archive .zipfiles that span multiple disks are not supported.; fetch it again")
+def one_of_several_disks(path, state, canary):
+    torch.save(state, path)
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x06\x07") + 16] = 2  # number of disks, in the locator of the 64-bit directory
+    path.write_bytes(content)
+
+
 @CASES.case("not a whole archive")
 def noise(path, state, canary):
     path.write_bytes(np.random.default_rng(0).bytes(5000))

@@ -87,6 +87,16 @@ def test_a_prefix_of_some_names_is_no_wrappers(models, tmp_path):
         imported(tmp_path / "model.pt", "dit", tmp_path / "out")
 
 
+def test_a_file_without_checksums_is_read(models, tmp_path):
+    """Whose owner had switched them off, which torch.save allows."""
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(models["dit"].state_dict(), tmp_path / "model.pt")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert_same(imported(tmp_path / "model.pt", "dit", tmp_path / "out"), models["dit"])
+
+
 def test_half_precision_becomes_float32(models, tmp_path):
     state = {name: tensor.bfloat16() for name, tensor in models["dit"].state_dict().items()}
     state["pos_embed"] = models["dit"].pos_embed[None].bfloat16()
@@ -266,6 +276,17 @@ def test_mup_attaches_the_readouts_multiplier(models, tmp_path):
         imported(tmp_path / "model.pth", "dit", tmp_path / "again", scheme="mup")
 
 
+def test_a_file_or_folder_of_another_step_is_named(models, tmp_path):
+    theirs = layouts.dit(DEPTH).to_theirs(dict(models["dit"].named_parameters()))
+    _shards(tmp_path / "pipeline/transformer", theirs, DIT_CONFIG)
+    save_file({name: tensor.contiguous().clone() for name, tensor in theirs.items()}, tmp_path / "alone.safetensors")
+    with pytest.raises(CheckpointError, match=r"alone\.safetensors: its names are those of diffusers; import the folder"):
+        imported(tmp_path / "alone.safetensors", "dit", tmp_path / "out")
+    imported(tmp_path / "pipeline", "dit", tmp_path / "out", stated=Stated())
+    with pytest.raises(CheckpointError, match="out: mudit import wrote it; name it in a section `imported`"):
+        imported(tmp_path / "out", "dit", tmp_path / "again")
+
+
 def test_paths_that_cannot_be_are_one_line(models, tmp_path):
     torch.save(models["dit"].state_dict(), tmp_path / "model.pth")
     endless = tmp_path / ("x" * 300)
@@ -286,4 +307,8 @@ def test_the_command_says_one_line_and_exits_with_2(models, tmp_path, monkeypatc
     assert isinstance(result.exception, CheckpointError) and "\n" not in str(result.exception)
     result = CliRunner().invoke(app, ["import", "nothing.pt", "--as", "dit", "--scheme", "sp", "--base-width", "16"])
     assert "--base-width and --output-mult belong to --scheme mup" in str(result.exception)
+    for value in ("0", "inf"):
+        mup = ["--scheme", "mup", "--base-width", "16", "--output-mult", value]
+        result = CliRunner().invoke(app, ["import", "nothing.pt", "--as", "dit", *mup])
+        assert str(result.exception) == f"--output-mult {float(value)}: must be positive and finite"
     assert sorted(tmp_path.iterdir()) == [tmp_path / "nothing.pt"]
