@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from mudit import random
-from mudit.benchmark.questions import Question, read_question
+from mudit.benchmark.questions import Question, encodable, read_question
 from mudit.config.benchmarks import GENEVAL_PROMPTS, CocoPrompts, FidClipSection, GenEvalSection, MJHQPrompts
 from mudit.data.format import Identity
 from mudit.errors import DataError
@@ -124,7 +124,7 @@ def _geneval(section: GenEvalSection, where: str) -> PromptSet:
 
 def _number(value: Any) -> int:
     """An image's or annotation's id. Raises ValueError for what is no count: 1.5 and 1 would become one image."""
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value < 1 << 63:
         raise ValueError(f"the id {value!r} is no count")
     return value
 
@@ -135,14 +135,14 @@ def _prompt(value: Any, what: str) -> str:
         return ""
     if not isinstance(value, str):
         raise ValueError(f"{what}: {str(value)[:40]!r} is no text")
-    return value
+    return encodable(value, what)
 
 
 def _name(value: Any, what: str) -> str:
     """Part of a reference image's name. Raises ValueError, which names `what`, unless it is text."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{what}: {value!r} is no name")
-    return value
+    return encodable(value, what)
 
 
 def _shown(error: Exception) -> str:

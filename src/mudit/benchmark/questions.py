@@ -62,6 +62,7 @@ def read_question(raw: Any, where: str) -> Question:
             raise ValueError(f"no task {task!r}")
         if not isinstance(prompt, str) or not prompt.strip():
             raise ValueError("no prompt")
+        encodable(prompt, "its prompt")
         if not include:
             raise ValueError("nothing to look for")
         return Question(
@@ -72,6 +73,15 @@ def read_question(raw: Any, where: str) -> Question:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{where}: not a question of GenEval ({error}); fetch the file again") from error
+
+
+def encodable(text: str, what: str) -> str:
+    """`text`, if a file can hold it. Raises ValueError for half of a character, which JSON can spell and UTF-8 cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what}: {text[:40]!r} is no text") from error
+    return text
 
 
 def _group(raw: dict[str, Any], earlier: int) -> Group:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
+from mudit.config.base import SchemeName
 from mudit.config.models import AnyModel, TransformerSection
 from mudit.errors import CheckpointError
 from mudit.interchange.architecture import SECTION
@@ -17,6 +18,8 @@ from mudit.models.families import build
 from mudit.parametrization.apply import attach_multipliers
 from mudit.parametrization.table import table_for
 from mudit.provenance import manifest as manifests
+
+_WIDEST = 1 << 17  # channels; beyond it a number is a mistake
 
 
 def load_imported(folder: Path, which: Variant = "ema") -> nn.Module:
@@ -45,6 +48,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     description = read_json(inside(folder, path))
     if (description.get("format"), description.get("version")) != (FORMAT, VERSION):
         raise CheckpointError(f"{path}: not a {FORMAT} folder of version {VERSION}; import the checkpoint again")
+    width, scheme = description.get("width"), description.get("scheme")
+    if type(width) is not int or not 0 < width <= _WIDEST or scheme not in get_args(SchemeName):
+        raise CheckpointError(f"{path}: describes no model (width {width!r}, scheme {scheme!r}); import the checkpoint again")
     return description
 
 

@@ -130,6 +130,7 @@ def test_the_same_holds_of_the_metadata_of_mjhq(tmp_path):
         ({"category": "food", "prompt": ["soup"]}, r"prompt of b2: .* is no text"),
         ({"category": None, "prompt": "soup"}, "category of b2: None is no name"),
         ({"category": "food"}, "'prompt' is missing"),
+        ({"category": "food", "prompt": "half \ud83d"}, r"prompt of b2: 'half .ud83d' is no text"),
         ("soup", "string indices must be integers"),
     ],
 )
@@ -150,6 +151,7 @@ IMAGE, ANNOTATION = {"id": 1, "file_name": "1.jpg"}, {"id": 10, "image_id": 1, "
         (IMAGE, ANNOTATION | {"caption": 7}, "caption of image 1: '7' is no text"),
         (IMAGE, ANNOTATION | {"image_id": 1.5}, "the id 1.5 is no count"),
         (IMAGE, ANNOTATION | {"id": None}, "the id None is no count"),
+        (IMAGE, ANNOTATION | {"id": 1 << 63}, "the id 9223372036854775808 is no count"),
         (IMAGE | {"file_name": None}, ANNOTATION, "file_name of image 1: None is no name"),
         (IMAGE | {"id": "one"}, ANNOTATION, "the id 'one' is no count"),
     ],
@@ -179,6 +181,7 @@ def test_questions_are_read_and_written_as_published():
     [
         ({"tag": "colour"}, "no task 'colour'"),
         ({"prompt": " "}, "no prompt"),
+        ({"prompt": "half \ud83d"}, "its prompt: 'half .ud83d' is no text"),
         ({"include": []}, "nothing to look for"),
         ({"include": [{"class": "dog", "count": 0}]}, "count 0"),
         ({"include": [{"class": "dog", "count": True}]}, "count True"),

@@ -287,6 +287,20 @@ def test_a_file_or_folder_of_another_step_is_named(models, tmp_path):
         imported(tmp_path / "out", "dit", tmp_path / "again")
 
 
+@pytest.mark.parametrize(
+    "change", [{"width": "32"}, {"width": None}, {"width": -8}, {"width": 1 << 70}, {"scheme": "mu"}, {"scheme": []}]
+)
+def test_a_description_that_was_edited_is_refused_in_one_line(change, models, tmp_path):
+    torch.save(models["dit"].state_dict(), tmp_path / "model.pth")
+    imported(tmp_path / "model.pth", "dit", tmp_path / "out")
+    path = tmp_path / "out/model.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(
+        CheckpointError, match=r"model\.json: describes no model \(width .*, scheme .*\); import the checkpoint again"
+    ):
+        load_imported(tmp_path / "out")
+
+
 def test_paths_that_cannot_be_are_one_line(models, tmp_path):
     torch.save(models["dit"].state_dict(), tmp_path / "model.pth")
     endless = tmp_path / ("x" * 300)
