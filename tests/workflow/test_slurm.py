@@ -333,6 +333,11 @@ def small_disk(path: Path) -> Iterator[Disk]:
         subprocess.run(["umount", "--lazy", path], check=True)
 
 
+def says_otherwise(workspace: Workspace) -> None:
+    """The disk is small, and the configuration says that it is not: jobs start, and find it full."""
+    workspace.edit("config.yaml", "disk_gb: null", "disk_gb: 100.0")
+
+
 def test_a_full_disk_is_one_line_and_the_repeated_job_finishes(project: Workspace, undisturbed: Workspace) -> None:
     results = project.path / "results"
     kept = project.path / "kept"
@@ -340,6 +345,9 @@ def test_a_full_disk_is_one_line_and_the_repeated_job_finishes(project: Workspac
     with small_disk(results) as disk:
         shutil.copytree(kept, results, dirs_exist_ok=True)
         disk.fill(spare_kb=64)
+        refused = project.run("snakemake", "--profile", "slurm", "--", token(RUN), check=False).stdout
+        assert re.search(r"mudit: study desk may yet fill .*, and 6\d\.?\d* kB are free in .*results/smoke; make room", refused)
+        says_otherwise(project)
         with submitted(project, "--", token(RUN)) as work:
             work.wait(lambda: "No space left on device" in earlier(project, RUN))
             disk.grow()
@@ -360,6 +368,7 @@ def test_the_paper_in_miniature_comes_out_the_same_through_slurm_with_faults(slu
     quick(plain)
     slurmed = Workspace(Path(shutil.copytree(plain.path, tmp_path / "slurm", symlinks=True)))
     let_pace(slurmed)
+    says_otherwise(slurmed)
     text = (plain.path / "config.yaml").read_text()
     (plain.path / "config.yaml").write_text(text.replace("nodes: 2, per_node: 1", "nodes: 1, per_node: 2"))
     twin = plain.start("snakemake", "--cores", "2")

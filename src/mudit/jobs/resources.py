@@ -113,7 +113,8 @@ def _amount(value: Value) -> int:
 def _ask(config: Config, site: Site, plan: JobPlan, attempt: int, queue: Sequence[Partition] | None) -> dict[str, Value]:
     gpu = config.cluster.gpu != "cpu-core" and not plan.on_host
     partition = site.partition if gpu else site.cpu_partition or site.partition
-    most = min((each.limit_s for each in queue or () if each.limit_s and each.name == partition), default=math.inf) / 60
+    mine = (each for each in queue or () if (each.default if partition is None else each.name == partition))
+    most = min((each.limit_s for each in mine if each.limit_s), default=math.inf) / 60
     memory_gb = plan.per_node * site.memory_gb * (1 + _MORE_MEMORY * (attempt - 1))
     extra = [site.extra, None if site.scratch_gb is None else f"--tmp={_mebibytes(site.scratch_gb)}M"]
     return {

@@ -39,8 +39,8 @@ def test_time_grows_with_each_attempt_up_to_what_the_queue_takes() -> None:
     config = changed(CONFIG, cluster__job_hours=3.5)
     plans, report = jobs(config, "smoke"), find(config, "smoke", "report", "")
     queue = [Partition("cpus", True, 60.0 * 100), Partition("gpus", False, None)]
-    for partition, most in (("gpus", 210), ("cpus", 100)):
-        site = SITE.model_copy(update={"cpu_partition": partition})
+    for partition, most in (("gpus", 210), ("cpus", 100), (None, 100)):
+        site = SITE.model_copy(update={"partition": partition})
         times = [resources.ask(config, site, plans, report, attempt, queue)["runtime"] for attempt in (1, 2, 3, 4)]
         assert times == [60, min(120, most), min(180, most), most]
 
