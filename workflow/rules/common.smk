@@ -16,7 +16,7 @@ from snakemake.utils import validate
 from mudit.jobs import containers
 from mudit.jobs import resources as cluster
 from mudit import stages
-from mudit.jobs import slurm
+from mudit.jobs import patience, slurm
 from mudit.config.load import load, read
 from mudit.errors import ConfigError, MuditError
 from mudit.plan import estimate, preflight
@@ -78,6 +78,8 @@ PLANS = or_one_line(estimate.jobs, LOADED, STUDY) if CLUSTER else None
 if CLUSTER:
 
     queue = functools.cache(slurm.partitions)
+    if (executor := sys.modules.get("snakemake_executor_plugin_slurm")) is not None:
+        patience.apply(executor)
 
     onstart:
         for line in or_one_line(preflight.check, LOADED, STUDY, verdicts, site=SITE, queue=queue()):
