@@ -1,7 +1,7 @@
 """Batches prepared ahead: while a GPU computes a step, a thread gathers, pads and pins what the next one sees.
 
-Of token features as wide as T5-XXL's, a batch takes the processor longer than a step takes the GPU. Where the CPU computes, a
-thread would fight with it for the same cores: there it is a plain call.
+Token features as wide as T5-XXL's take a core about a millisecond per caption (docs/benchmarks.md), which a GPU would wait for.
+Where the CPU computes, a thread would fight with it for the same cores: there it is a plain call.
 """
 
 from __future__ import annotations
