@@ -68,7 +68,7 @@ class Project:
 
     def do(self, job: Job) -> dict[str, Any]:
         """Default stage: files that depend on the first declared section and on the inputs' files, not on their manifests."""
-        self.ran.append(job.out.name.split("-")[1])
+        self.ran.append(job.out.name.removeprefix(".new-").partition("~")[0])
         if self.run:
             return self.run(job)
         read = {

@@ -188,7 +188,7 @@ def test_a_killed_job_leaves_the_workflow_able_to_go_on(clone: Workspace) -> Non
     )
     done = clone.run("snakemake", "--cores", "2", "--", "extractor@smoke", check=False)
     assert done.returncode == 1
-    assert list((clone.path / "results/smoke").glob(".new-extractor-*"))
+    assert list((clone.path / "results/smoke").glob(".new-extractor~*"))
     assert not (clone.path / "results/smoke/extractor").exists()
     stage.write_text(source)
     clone.snakemake("--", "extractor@smoke")

@@ -79,8 +79,11 @@ def _lock_file(artefact: Artefact) -> Path:
 
 
 def _prefix(artefact: Artefact, what: str) -> str:
-    """Start of the names of the artefact's temporary folders, which lie in `results/<experiment>`, outside every artefact."""
-    return f".{what}-{artefact.name.replace('/', '.')}-"
+    """Start of the names of the artefact's temporary folders, which lie in `results/<experiment>`, outside every artefact.
+
+    It ends in what no name holds: `mup` must not find the folders of `mup-default`.
+    """
+    return f".{what}-{artefact.name.replace('/', '.')}~"
 
 
 def _parent(artefact: Artefact) -> Path:

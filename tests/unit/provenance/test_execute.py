@@ -13,10 +13,12 @@ from unittest.mock import Mock
 
 import pytest
 
+from mudit.config.load import load
 from mudit.errors import DataError, ProvenanceError, ResultsError
 from mudit.provenance import place
-from mudit.stages import Job
+from mudit.stages import STAGES, Artefact, Job, artefacts
 from project import Project
+from support import ROOT
 
 MANIFEST = Path("results/smoke/data/manifest.json")
 
@@ -138,7 +140,7 @@ def test_two_processes_do_not_make_the_same_artefact(project: Project) -> None:
 def test_leftovers_of_killed_runs_are_cleared(project: Project) -> None:
     project.make("data")
     before = files()
-    leftover = Path("results/smoke/.new-data-abc")
+    leftover = Path("results/smoke/.new-data~abc")
     leftover.mkdir()
     (leftover / "half.json").write_text("{")
     assert project.make("data") is False
@@ -150,7 +152,7 @@ def test_leftovers_of_killed_runs_are_cleared(project: Project) -> None:
 def test_a_stop_between_the_renames_is_mended(project: Project, what: str) -> None:
     project.make("data")
     content = {path.name: path.read_text() for path in Path("results/smoke/data").glob("*.json")}
-    Path("results/smoke/data").rename(f"results/smoke/.{what}-data-abc")
+    Path("results/smoke/data").rename(f"results/smoke/.{what}-data~abc")
     assert project.make("data") is False
     assert {path.name: path.read_text() for path in Path("results/smoke/data").glob("*.json")} == content
     assert project.ran == ["data"]
@@ -234,4 +236,18 @@ def test_results_can_be_copied_elsewhere(project: Project, tmp_path: Path) -> No
 def test_prefixes_of_artefacts_do_not_overlap(project: Project) -> None:
     """Clearing one artefact's leftovers must not take another's: no prefix starts another."""
     names = [place._prefix(project.artefact(name), "new") for name in project.states()]
+    for name, experiment in load(ROOT / "config.yaml").experiments.items():
+        names += [f"{name} {place._prefix(each, 'new')}" for each in artefacts(name, experiment)]
     assert not [(a, b) for a in names for b in names if a != b and b.startswith(a)]
+
+
+def test_clearing_one_artefacts_leftovers_leaves_those_of_one_whose_name_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both may be at work at once."""
+    monkeypatch.chdir(tmp_path)
+    mup, default = (Artefact("mmdit-emoji", STAGES["transfer"], key) for key in ("mup", "mup-default"))
+    Path("results/mmdit-emoji").mkdir(parents=True)
+    at_work, leftover = place.new(default), place.new(mup)
+    place.recover(mup)
+    assert at_work.exists() and not leftover.exists()

@@ -66,6 +66,38 @@ def test_a_forced_run_does_not_use_what_is_there(tmp_path):
     assert not (state / "trials.jsonl").exists()
 
 
+def test_a_forced_run_that_was_stopped_goes_on_with_its_own_work(tmp_path):
+    """As its next slice in a queue, which is the same command."""
+    state = tmp_path / "b"
+    claim(state, RECIPE, afresh=True)
+    _worked(state)
+    claim(state, RECIPE, afresh=True)
+    assert (state / "trials.jsonl").read_text() == "work"
+
+
+def test_what_a_forced_run_would_not_use_does_not_come_back(tmp_path):
+    state = tmp_path / "b"
+    claim(state, RECIPE, afresh=False)
+    (state / "trials.jsonl").write_text("rejected")
+    claim(state, RECIPE, afresh=True)
+    (state / "trials.jsonl").write_text("good")
+    release(state, RECIPE)
+    claim(state, RECIPE, afresh=False)
+    assert not (state / "trials.jsonl").exists()
+    (kept,) = tmp_path.glob("b.superseded-*")
+    assert (kept / "trials.jsonl").read_text() == "rejected"
+
+
+def test_no_work_is_lost_by_force_and_edits_in_any_order(tmp_path):
+    state, other = tmp_path / "b", {**RECIPE, "parameters": {"lr": -8}}
+    steps = [(RECIPE, False), (RECIPE, True), (other, False), (RECIPE, True), (other, True), (RECIPE, False), (other, False)]
+    for number, (recipe, afresh) in enumerate(steps):
+        claim(state, recipe, afresh=afresh)
+        (state / f"work-{number}").touch()
+    left = {path.name for path in tmp_path.rglob("work-*")}
+    assert left == {f"work-{number}" for number in range(len(steps))}
+
+
 def test_state_without_a_readable_recipe_is_nobodys(tmp_path):
     state = tmp_path / "b"
     state.mkdir()
