@@ -6,14 +6,10 @@ waits: nobody helps.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -21,15 +17,15 @@ import yaml
 
 from mudit import stages
 from mudit.config.load import load
+from small_disk import small_disk
 
 from . import miniature
-from .cluster import SERVER, cancel_all, quick
+from .cluster import TIMEOUT_S, failed, let_pace, lose_a_machine, preempt, quick, restarts, running, set_pace, submitted
 from .conftest import Workspace, working_copy
 
 pytestmark = pytest.mark.slow
 RUN = "train/smoke/sp-published_s0"
 SWEEPS = ("sweep/grid/mup_w16_b16", "sweep/grid/sp_w16_b16")  # two tasks of one array
-TIMEOUT_S = 900  # far more than anything here takes on a busy machine
 STEPS, CHECKPOINT_EVERY = 120, 40
 NOT_IN_THE_PAPER = {"imported", "scorer"}
 FAILED_LOGS = "logs/*/pixart-sa1b*/**/*.log.earlier"
@@ -41,106 +37,6 @@ TWO_MACHINES = {
     "checkpoint_activations": False,
     "compile": False,
 }
-# Every step of a stage takes so many seconds as the file `pace-STAGE` says, while it is there, and is told at once: as slow as a
-# test needs it. The numbers are the same.
-PACED = """
-
-_EVERY_S = 0.5
-_due = Heartbeat.due.fget
-
-def _paced(self):
-    try:
-        time.sleep(float(Path("pace-" + self._values["artefact"].split("/")[1]).read_text()))
-    except FileNotFoundError:
-        pass
-    return _due(self)
-
-Heartbeat.due = property(_paced)
-"""
-
-
-@dataclass(frozen=True)
-class Submitted:
-    """A workspace, in which Snakemake has its jobs run by Slurm."""
-
-    workspace: Workspace
-    process: subprocess.Popen[str]
-
-    def finish(self) -> str:
-        """At full speed from now on. Returns what Snakemake said; it must have succeeded."""
-        set_pace(self.workspace)
-        output, _ = self.process.communicate(timeout=TIMEOUT_S)
-        assert self.process.returncode == 0, output[-6000:]
-        return output
-
-    def wait(self, condition: Callable[[], object], seconds: float = TIMEOUT_S) -> object:
-        """Until it holds; fails at once if Snakemake is over before that."""
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if value := condition():
-                return value
-            assert self.process.poll() is None, f"Snakemake ended too early:\n{self.process.communicate()[0][-6000:]}"
-            time.sleep(0.2)
-        raise AssertionError("nothing happened")
-
-
-def set_pace(workspace: Workspace, **seconds: float) -> None:
-    """From now on, a step of these stages takes so long; those of others take as long as they do."""
-    for path in workspace.path.glob("pace-*"):
-        path.unlink()
-    for stage, each in seconds.items():
-        (workspace.path / f"pace-{stage}").write_text(str(each))
-
-
-@contextlib.contextmanager
-def submitted(workspace: Workspace, *arguments: str, **pace: float) -> Iterator[Submitted]:
-    """`snakemake --profile slurm`, with seconds per step of some stages; nothing is left of it after a failure."""
-    set_pace(workspace, **pace)
-    process = workspace.start("snakemake", "--profile", "slurm", *arguments)
-    try:
-        yield Submitted(workspace, process)
-    except BaseException:
-        process.kill()
-        cancel_all()
-        raise
-
-
-def squeue(*arguments: str) -> list[str]:
-    done = subprocess.run(["squeue", "--noheader", *arguments], check=True, capture_output=True, text=True)
-    return done.stdout.split()
-
-
-def running(*arguments: str) -> list[str]:
-    """Names of the jobs that run, tasks of arrays as ARRAY_TASK."""
-    return squeue("--states", "RUNNING", "--format", "%i", *arguments)
-
-
-def restarts(job: str) -> int:
-    """How often Slurm has put a job back into its queue."""
-    shown = subprocess.run(["scontrol", "show", "job", job], check=True, capture_output=True, text=True).stdout
-    return int(re.search(r"Restarts=(\d+)", shown)[1])  # type: ignore[index]
-
-
-def failed(job: str) -> bool:
-    """Whether it is over without success: Snakemake repeats it as another job."""
-    return squeue("--states", "all", "--jobs", job, "--format", "%T") in (["FAILED"], ["NODE_FAIL"])
-
-
-def preempt() -> None:
-    """A job of the partition whose jobs come first takes both machines for a moment."""
-    command = ["sbatch", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null", "--wait", "--wrap", "true"]
-    subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT_S)
-
-
-def lose_a_machine(server: Path) -> None:
-    """n2 dies with all that runs on it, and comes back."""
-    subprocess.run([SERVER, "kill", "n2", server], check=True)
-    subprocess.run([SERVER, "up", server], check=True)
-
-
-def let_pace(workspace: Workspace) -> None:
-    with (workspace.path / "src/mudit/jobs/heartbeat.py").open("a") as file:
-        file.write(PACED)
 
 
 @pytest.fixture(scope="module")
@@ -301,36 +197,6 @@ def test_a_job_that_slurm_signals_ahead_of_its_limit_goes_on(project: Workspace,
     assert sliced(project, SWEEPS[0])
     assert made(project, SWEEPS[0]) == made(undisturbed, SWEEPS[0])
     assert "Trying to restart" not in output
-
-
-@dataclass(frozen=True)
-class Disk:
-    """A file system in memory whose size changes while it is in use."""
-
-    path: Path
-
-    def fill(self, spare_kb: int = 0) -> None:
-        """Leave this much room."""
-        used = int(subprocess.run(["du", "-sk", self.path], check=True, capture_output=True, text=True).stdout.split()[0])
-        self._resize(f"{used + spare_kb}k")
-
-    def grow(self) -> None:
-        self._resize("64m")
-
-    def _resize(self, size: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,size={size}", self.path], check=True)
-
-
-@contextlib.contextmanager
-def small_disk(path: Path) -> Iterator[Disk]:
-    """A disk of 64 MB, mounted at `path`."""
-    path.mkdir(parents=True, exist_ok=True)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", path], capture_output=True).returncode:
-        pytest.skip("cannot mount a small disk here")
-    try:
-        yield Disk(path)
-    finally:
-        subprocess.run(["umount", "--lazy", path], check=True)
 
 
 def says_otherwise(workspace: Workspace) -> None:
