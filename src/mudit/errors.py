@@ -36,5 +36,9 @@ class ProvenanceError(MuditError):
     """An artefact is missing, stale, foreign or damaged."""
 
 
+class BusyError(MuditError):
+    """Another process is making the artefact."""
+
+
 class ResultsError(MuditError, OSError):
     """Results cannot be written: no permission, no space."""

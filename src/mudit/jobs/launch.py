@@ -34,9 +34,9 @@ from typing import Any
 
 from mudit.config.cluster import Workers
 from mudit.config.schema import Experiment
-from mudit.errors import ConfigError
+from mudit.errors import BusyError, ConfigError
 from mudit.files import write_text
-from mudit.jobs import containers, slurm
+from mudit.jobs import containers, slurm, threads
 from mudit.jobs.interrupt import DEADLINE, EXIT_CODE, Interrupt, Interrupted
 from mudit.provenance import place
 from mudit.stages import STATE, Artefact
@@ -62,6 +62,11 @@ class Outcome:
     """The user's error, or the traceback; empty if there is none."""
     when: float
     """Seconds since 1970."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it neither finished nor stopped because it was asked to."""
+        return self.code not in (0, EXIT_CODE)
 
 
 def workers_of(artefact: Artefact, experiment: Experiment, nodes: int | None, per_node: int | None) -> Workers:
@@ -90,14 +95,19 @@ def deadline() -> None:
 
 @contextlib.contextmanager
 def requeued() -> Iterator[None]:
-    """Puts the Slurm job back into the queue if the work inside was interrupted and Slurm is not ending the job itself."""
+    """Puts the Slurm job back into the queue if the work inside was interrupted and Slurm is not ending the job itself.
+
+    Inside a job, BusyError is an interruption too: another one was faster by so little that `await_others` did not see it.
+    """
+    job = slurm.job()
     try:
         yield
-    except Interrupted:
-        job = slurm.job()
-        if job is not None and slurm.requeue(job):
+    except (Interrupted, BusyError) as end:
+        if job is None:
+            raise
+        if slurm.requeue(job):
             _LOG.info("Slurm job %s goes on in its next slice", job)
-        raise
+        raise Interrupted from end
 
 
 def await_others(artefact: Artefact) -> None:
@@ -118,19 +128,20 @@ def await_others(artefact: Artefact) -> None:
 
 def cores_of(workers: Workers) -> int:
     """CPU cores of each process: its share of the threads that the caller may use on one machine (OMP_NUM_THREADS, or all)."""
-    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
-    return max(1, threads // workers.per_node)
+    return max(1, threads.allowed() // workers.per_node)
 
 
 def run(artefact: Artefact, workers: Workers, arguments: list[str]) -> None:
     """Run `mudit ARGUMENTS` in the several processes of `workers`, and wait for them.
 
-    Raises Interrupted if they stopped because they were asked to, SystemExit with 2 after printing a user's error, and SystemExit
-    with 1 after printing the first process's traceback otherwise.
+    Raises Interrupted if they stopped because they were asked to, ResultsError if they could not leave word of how they ended,
+    SystemExit with 2 after printing a user's error, and SystemExit with 1 after printing the first process's traceback otherwise.
     """
     cores = cores_of(workers)
-    (STATE / "launch").mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=STATE / "launch", prefix=artefact.id.replace("/", ".") + "-"))
+    with place.writing(artefact):
+        (STATE / "launch").mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=STATE / "launch", prefix=artefact.id.replace("/", ".") + "-"))
+        _try_writing(folder)
     environment = (
         slurm.clean_environment(dict(os.environ)) | dict.fromkeys(_THREADS, str(cores)) | {OUTCOMES: str(folder.resolve())}
     )
@@ -141,8 +152,23 @@ def run(artefact: Artefact, workers: Workers, arguments: list[str]) -> None:
         said.seek(0)
         text = said.read().decode(errors="replace")
     outcomes = _outcomes(folder)
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        if len(outcomes) < workers.processes and not signals and not any(outcome.failed for outcome in outcomes):
+            with place.writing(artefact):
+                _try_writing(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     _judge(outcomes, workers.processes, code, asked=bool(signals), said=text)
+
+
+def _try_writing(folder: Path) -> None:
+    """Raises OSError where a process could not leave word. All processes at once write less than this."""
+    probe = folder / "probe"
+    try:
+        probe.write_bytes(bytes(2**16))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(probe)) from None  # a failed write does not say where
+    probe.unlink()
 
 
 def _command(workers: Workers, cores: int, arguments: list[str]) -> list[str]:
@@ -212,9 +238,9 @@ def _judge(outcomes: list[Outcome], processes: int, code: int, *, asked: bool, s
         print(min(mistakes, key=lambda outcome: outcome.rank).message, file=sys.stderr)
         raise SystemExit(2)
     stopped = [outcome for outcome in outcomes if outcome.code == EXIT_CODE]
-    if stopped and len(stopped) == processes:
+    failures = [outcome for outcome in outcomes if outcome.failed]
+    if stopped and len(outcomes) == processes and not failures:
         raise Interrupted
-    failures = [outcome for outcome in outcomes if outcome.code not in (0, EXIT_CODE)]
     if asked and (code or stopped) and not failures:
         raise Interrupted  # some were asked so early, or so late, that they could not say so
     if failures:

@@ -13,7 +13,8 @@ import traceback
 from pathlib import Path
 
 from mudit.cli import app
-from mudit.errors import MuditError
+from mudit.errors import BusyError, MuditError
+from mudit.jobs import slurm
 from mudit.jobs.distributed import World
 from mudit.jobs.interrupt import EXIT_CODE
 from mudit.jobs.launch import ASKED, OUTCOMES, record
@@ -25,10 +26,13 @@ def main() -> None:
         signal.signal(number, signal.SIG_DFL)  # torchrun was told to ignore them
     os.dup2(1, 2)  # torchrun's own messages go where the launcher keeps them; this process's go on
     rank, folder = World.of_environment().rank, Path(os.environ[OUTCOMES])
-    (folder / f"{rank}.pid").write_text(str(os.getpid()))
-    # The launcher looks for ids after it has left the mark, so a signal from before this line is in the one, or comes by the other.
-    code, message = (EXIT_CODE, "") if (folder / ASKED).exists() else _call()
-    record(rank, code, message)
+    try:
+        (folder / f"{rank}.pid").write_text(str(os.getpid()))
+        # The launcher looks for ids after it has left the mark: a signal from before is in the one, or comes by the other.
+        code, message = (EXIT_CODE, "") if (folder / ASKED).exists() else _call()
+        record(rank, code, message)
+    except OSError as error:
+        sys.exit(f"mudit: process {rank} cannot leave word in {folder}: {error.strerror}")
     sys.exit(0 if code == EXIT_CODE else code)
 
 
@@ -36,6 +40,9 @@ def _call() -> tuple[int, str]:
     """Exit code and message of the command."""
     try:
         app()
+    except BusyError as error:
+        # Another job was faster by so little that the launcher did not see it: this one goes back into the queue.
+        return (EXIT_CODE if slurm.job() else 2), f"mudit: {error}"
     except MuditError as error:
         return 2, f"mudit: {error}"
     except SystemExit as end:

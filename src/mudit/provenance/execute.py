@@ -8,40 +8,36 @@ cleared, or put back, at the next start.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import importlib
 import logging
-import os
 import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
 from mudit.config.schema import Experiment
-from mudit.errors import ConfigError, ProvenanceError, ResultsError
+from mudit.errors import ConfigError, ProvenanceError
+from mudit.jobs import threads
 from mudit.jobs.distributed import World, broadcast, joined
 from mudit.provenance import manifest as manifests
 from mudit.provenance import place, source
 from mudit.provenance.resume import claim, release
 from mudit.provenance.verdict import Inspector
 from mudit.scoped import scoped
-from mudit.stages import RESULTS, STATE, Artefact, Job, gates, inputs
+from mudit.stages import Artefact, Job, gates, inputs
 
 _LOG = logging.getLogger(__name__)
-_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
 
 
 def make(artefact: Artefact, experiment: Experiment, *, force: bool) -> bool:
     """Make an artefact unless it is fresh already. Returns whether it was made.
 
-    Raises ProvenanceError if an input is not fresh or another process is making the artefact, ResultsError if results cannot be
-    written, ConfigError if there are several processes and the stage is for one, and whatever the stage raises. A failed run
-    leaves the artefact as it was.
+    Raises ProvenanceError if an input is not fresh, BusyError if another process is making the artefact, ResultsError if results
+    cannot be written, ConfigError if there are several processes and the stage is for one, and whatever the stage raises. A failed
+    run leaves the artefact as it was.
     """
     if World.of_environment().size > 1 and not artefact.stage.parallel:
         raise ConfigError(f"{artefact.id}: the stage {artefact.stage.name} runs in one process; start it without torchrun")
@@ -54,7 +50,7 @@ def _assist(artefact: Artefact, experiment: Experiment) -> bool:
     out: str | None = broadcast(None)
     if out is None:
         return False
-    with _writing(artefact):
+    with place.writing(artefact):
         importlib.import_module(artefact.stage.module).run(_job(artefact, experiment, Path(out)))
     return True
 
@@ -78,7 +74,7 @@ class _Assistants:
 
 
 def _make(artefact: Artefact, experiment: Experiment, force: bool) -> bool:
-    with _Assistants() as assistants, _writing(artefact), place.lock(artefact):
+    with _Assistants() as assistants, place.writing(artefact), place.lock(artefact):
         place.recover(artefact)
         if not force and Inspector(experiment, quick=False).verdict(artefact).fresh:
             _LOG.info("%s is fresh: nothing to do", artefact.id)
@@ -155,7 +151,7 @@ def _run(artefact: Artefact, experiment: Experiment, recipe: dict[str, Any], out
             "command": artefact.command,
             "device": summary.get("device", "cpu"),
             "processes": World.of_environment().size,
-            "threads": int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1),
+            "threads": threads.allowed(),
             "wall_s": round(wall_s, 3),
             "max_rss_bytes": _peak_memory(),
             "flops": summary.get("flops"),
@@ -170,27 +166,3 @@ def _peak_memory() -> int:
     """Largest resident size in bytes of this process or of any child, so far."""
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-
-
-@contextlib.contextmanager
-def _writing(artefact: Artefact) -> Iterator[None]:
-    """Turns "no space", "no permission" and "read-only" into one line."""
-    try:
-        yield
-    except ResultsError:
-        raise
-    except OSError as error:
-        where = Path(error.filename or artefact.path).resolve()
-        ours = any(where.is_relative_to(root.resolve()) for root in (RESULTS, STATE))
-        if error.errno not in _CANNOT_WRITE or not ours:
-            raise
-        raise ResultsError(_unwritable(artefact, error.errno)) from error
-    except Exception as error:
-        # Libraries that write in native code (safetensors) report a full disk in their own exceptions.
-        if "os error 28" not in str(error) and "No space left on device" not in str(error):
-            raise
-        raise ResultsError(_unwritable(artefact, errno.ENOSPC)) from error
-
-
-def _unwritable(artefact: Artefact, code: int) -> str:
-    return f"{artefact.id}: cannot write {artefact.path}: {os.strerror(code)}; the artefact is as it was"

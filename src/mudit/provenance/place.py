@@ -7,16 +7,23 @@ cleared, or put back, at the next start.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
-from mudit.errors import ProvenanceError
+from mudit.errors import BusyError, ResultsError
 from mudit.files import sync
 from mudit.provenance import manifest as manifests
-from mudit.stages import STATE, Artefact
+from mudit.stages import RESULTS, STATE, Artefact
+
+_LOOK_S = 1.0  # that somebody who only looks at a lock (`locked`) may take
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
 
 
 def new(artefact: Artefact) -> Path:
@@ -53,23 +60,52 @@ def recover(artefact: Artefact) -> None:
 
 @contextlib.contextmanager
 def lock(artefact: Artefact) -> Iterator[None]:
-    """Keeps a second process from making the same artefact; the system frees the lock when its holder dies."""
-    with _lock_file(artefact).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ProvenanceError(f"{artefact.id}: another process is making it; wait for it or stop it") from None
+    """Keeps a second process from making the same artefact; the system frees the lock when its holder dies. Raises BusyError."""
+    until = time.monotonic() + _LOOK_S
+    with _lock_file(artefact).open("a+") as file:
+        while not _flock(file, fcntl.LOCK_EX):
+            if time.monotonic() >= until:
+                raise BusyError(f"{artefact.id}: another process is making it; wait for it or stop it")
+            time.sleep(_LOOK_S / 20)
         yield
 
 
 def locked(artefact: Artefact) -> bool:
     """Whether another process is making the artefact at this moment."""
-    with _lock_file(artefact).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    with _lock_file(artefact).open("a+") as file:
+        return not _flock(file, fcntl.LOCK_SH)
+
+
+def _flock(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def writing(artefact: Artefact) -> Iterator[None]:
+    """Turns "no space", "no permission" and "read-only" in results and state into ResultsError, which is one line."""
+    try:
+        yield
+    except ResultsError:
+        raise
+    except OSError as error:
+        where = Path(error.filename or artefact.path).resolve()
+        ours = next((root for root in (RESULTS, STATE) if where.is_relative_to(root.resolve())), None)
+        if error.errno not in _CANNOT_WRITE or ours is None:
+            raise
+        raise ResultsError(_unwritable(artefact, artefact.path if ours is RESULTS else ours, error.errno)) from error
+    except Exception as error:
+        # Libraries that write in native code (safetensors) report a full disk in their own exceptions.
+        if "os error 28" not in str(error) and "No space left on device" not in str(error):
+            raise
+        raise ResultsError(_unwritable(artefact, artefact.path, errno.ENOSPC)) from error
+
+
+def _unwritable(artefact: Artefact, where: Path, code: int) -> str:
+    return f"{artefact.id}: cannot write {where}: {os.strerror(code)}; the artefact is as it was"
 
 
 def _lock_file(artefact: Artefact) -> Path:

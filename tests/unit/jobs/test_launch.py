@@ -10,16 +10,19 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from mudit.config.cluster import Workers
 from mudit.config.load import load
-from mudit.errors import ConfigError
-from mudit.jobs import launch, slurm
+from mudit.errors import BusyError, ConfigError
+from mudit.jobs import launch, rank, slurm, threads
 from mudit.jobs.interrupt import DEADLINE, EXIT_CODE, Interrupted
+from mudit.jobs.launch import Outcome
 from mudit.provenance import place
 from mudit.stages import find
+from small_disk import small_disk
 from support import ROOT
 
 # A stage for the launcher's processes: it tells its rank and pid, waits to be asked to stop, and takes its time to stop.
@@ -37,6 +40,10 @@ def run(job):
         raise DataError(f"this folder is wrong, says everybody")
     if what == "bug" and rank == 1:
         raise RuntimeError("a bug of rank 1")
+    if what == "fill" and rank == 0:
+        with open("state/large", "wb", buffering=0) as file:
+            while True:
+                file.write(bytes(2**12))
     with Interrupt() as interrupt:
         (here / f"pid{rank}").write_text(str(os.getpid()))
         while not interrupt.asked:
@@ -139,6 +146,21 @@ def test_a_signal_to_the_whole_group_as_slurm_sends_it_stops_them_as_well(projec
     assert len(list(project.glob("told/stopped*"))) == 2
 
 
+def test_of_two_jobs_that_start_together_one_steps_back_into_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both looked before either had the lock. With several processes, only rank 0 meets the lock; the others have nothing to do."""
+    monkeypatch.setattr(slurm, "requeue", lambda job: True)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    with pytest.raises(BusyError), launch.requeued():
+        raise BusyError("data: another process is making it")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with pytest.raises(Interrupted), launch.requeued():
+        raise BusyError("data: another process is making it")
+    monkeypatch.setattr(rank, "app", Mock(side_effect=BusyError("data: another process is making it")))
+    code, message = rank._call()
+    with pytest.raises(Interrupted):
+        launch._judge([Outcome(0, code, message, 1.0), Outcome(1, 0, "", 2.0)], 2, 0, asked=False, said="")
+
+
 def test_a_mistake_that_all_processes_meet_is_one_line(project: Path) -> None:
     process = start(project, "mistake")
     output, _ = process.communicate(timeout=120)
@@ -155,6 +177,20 @@ def test_a_bug_shows_the_traceback_of_the_process_that_failed_first(project: Pat
     assert "RuntimeError: a bug of rank 1" in output and output.count("Traceback") == 1
     assert "ChildFailedError" not in output
     assert output.splitlines()[-1].startswith("process 1 of 2 failed first")
+
+
+def test_a_full_disk_is_named_when_no_process_can_leave_word(project: Path) -> None:
+    with small_disk(project / "state") as disk:
+        (project / "state/other").write_bytes(bytes(2**20))
+        disk.fill(spare_kb=2**10)
+        output, _ = start(project, "fill").communicate(timeout=120)
+        last = output.splitlines()[-1]
+        assert last == "mudit: smoke/data: cannot write state: No space left on device; the artefact is as it was", output
+        assert "Traceback" not in output and "killed" not in output
+        disk.fill()
+        process = start(project, "wait")
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 2 and output.splitlines() == [last]
 
 
 def test_a_killed_process_is_named(project: Path) -> None:
@@ -230,6 +266,18 @@ def test_every_library_gets_the_share_of_threads_of_one_process(tmp_path: Path, 
     assert {name: seen[name] for name in names} == dict.fromkeys(names, "2")
 
 
+@pytest.mark.parametrize(("stated", "cores"), [("8", 2), ("8,1", 2), (" 4 , 2", 1), ("2", 1)])
+def test_threads_are_those_of_the_outermost_level(monkeypatch: pytest.MonkeyPatch, stated: str, cores: int) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", stated)
+    assert launch.cores_of(Workers(nodes=1, per_node=4)) == cores
+
+
+@pytest.mark.parametrize("stated", ["", "many", "0", "-1"])
+def test_threads_that_say_nothing_are_all_cores_as_for_openmp(monkeypatch: pytest.MonkeyPatch, stated: str) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", stated)
+    assert threads.allowed() == len(os.sched_getaffinity(0))
+
+
 def test_an_inner_srun_sees_the_job_and_nothing_of_the_outer_step() -> None:
     outer = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SRUN_CPUS_PER_TASK": "1", "NCCL_DEBUG": "INFO"}
     assert slurm.clean_environment(outer) == {"SLURM_JOB_ID": "7", "NCCL_DEBUG": "INFO"}
@@ -292,8 +340,8 @@ def test_a_job_that_slurm_is_ending_is_left_alone(monkeypatch: pytest.MonkeyPatc
 
 def test_outcomes_are_read_in_the_order_in_which_the_processes_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(launch.OUTCOMES, str(tmp_path))
-    for rank, code in ((1, 1), (0, EXIT_CODE)):
-        launch.record(rank, code, "")
+    for process, code in ((1, 1), (0, EXIT_CODE)):
+        launch.record(process, code, "")
         time.sleep(0.01)
     (tmp_path / "0.pid").write_text("1")
     assert [(outcome.rank, outcome.code) for outcome in launch._outcomes(tmp_path)] == [(1, 1), (0, EXIT_CODE)]

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -14,7 +15,7 @@ from unittest.mock import Mock
 import pytest
 
 from mudit.config.load import load
-from mudit.errors import DataError, ProvenanceError, ResultsError
+from mudit.errors import BusyError, DataError, ProvenanceError, ResultsError
 from mudit.provenance import place
 from mudit.stages import STAGES, Artefact, Job, artefacts
 from project import Project
@@ -132,9 +133,21 @@ def test_two_processes_do_not_make_the_same_artefact(project: Project) -> None:
     project.make("data")
     with Path("state/locks/smoke.data").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ProvenanceError, match="another process is making it"):
+        assert place.locked(project.artefact("data"))
+        with pytest.raises(BusyError, match="another process is making it"):
             project.make("data", force=True)
+    assert not place.locked(project.artefact("data"))
     assert project.make("data", force=True)
+
+
+def test_who_only_looks_at_the_lock_keeps_nobody_from_work(project: Project) -> None:
+    project.make("data")
+    with Path("state/locks/smoke.data").open() as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        assert not place.locked(project.artefact("data"))
+        timer = threading.Timer(0.2, file.close)
+        timer.start()
+        assert project.make("data", force=True)
 
 
 def test_leftovers_of_killed_runs_are_cleared(project: Project) -> None:
