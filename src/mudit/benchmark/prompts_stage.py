@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 _BATCH = 64  # reference images decoded at a time
 _NAMED = 5  # images that a message names
 _LISTED = 1000  # images left out that `prompts.json` names
+_LEAST_IMAGES = 2  # that have a covariance
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -164,6 +165,11 @@ class _References:
 
     def _check(self, left_out: list[str]) -> None:
         if len(left_out) <= self._section.max_corrupt_share * len(self._items):
+            if (rest := len(self._items) - len(left_out)) < _LEAST_IMAGES:
+                raise DataError(
+                    f"{self._where}.prompts.images {self._path}: {rest} of {len(self._items)} images can be read; a distance to "
+                    f"them needs {_LEAST_IMAGES} or more"
+                )
             return
         more = f" and {len(left_out) - _NAMED} more" if len(left_out) > _NAMED else ""
         raise DataError(

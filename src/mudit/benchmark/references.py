@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,6 @@ from mudit.data.tars import open_index
 from mudit.errors import DataError
 from mudit.zips import ZIP_ERRORS
 
-Place = TypeVar("Place")
 Read = Callable[[str], NDArray[np.float32]]
 
 _ENCRYPTED = 1  # bit of a member's flags
@@ -28,8 +26,10 @@ _ENCRYPTED = 1  # bit of a member's flags
 def open_references(path: Path, size: int, where: str) -> Read:
     """What reads an image by its name as float32 [3, size, size] in [-1, 1], raising UnreadableImageError if it cannot.
 
-    In a folder an image lies under its whole name, and in archives the last part of the name finds it, whatever folder the archive
-    begins with. Raises DataError, which names the setting `where`, if there is no such folder or archive, or it is encrypted.
+    In a folder an image lies under its whole name. In an archive it is the one that ends in that name or, whatever folders there
+    are, the one with its last part (folders inside a tar are not known); two of those are an UnreadableImageError.
+
+    Raises DataError, which names the setting `where`, if there is no such folder or archive, or it is encrypted.
     """
     if path.is_dir():
         return lambda name: read_image(path / name, size)
@@ -47,12 +47,14 @@ def _zipped(path: Path, size: int, where: str) -> Read:
         archive = zipfile.ZipFile(path)
     except ZIP_ERRORS as error:
         raise DataError(f"{where} {path}: not a .zip, or cut short ({error}); fetch it again") from error
-    places = _by_last_part(archive.namelist())
-    if locked := next((name for name in places.values() if archive.getinfo(name).flag_bits & _ENCRYPTED), None):
+    images = [name for name in archive.namelist() if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+    if locked := next((name for name in images if archive.getinfo(name).flag_bits & _ENCRYPTED), None):
         raise DataError(f"{where} {path}: {locked} is encrypted; unpack it with its password and name the folder")
 
+    places = _by_last_part(images)
+
     def read(name: str) -> NDArray[np.float32]:
-        member = _find(places, name)
+        member = images[_find(places, name)]
         try:
             content = archive.read(member)
         except ZIP_ERRORS as error:
@@ -64,16 +66,27 @@ def _zipped(path: Path, size: int, where: str) -> Read:
 
 def _tarred(path: Path, size: int) -> Read:
     index = open_index([path], IMAGE_SUFFIXES)
-    places = {PurePosixPath(name).name: place for place, name in enumerate(index.names)}
+    places = _by_last_part(index.names)
     return lambda name: read_image(io.BytesIO(index.read(_find(places, name))), size)
 
 
-def _by_last_part(names: Iterable[str]) -> dict[str, str]:
-    return {PurePosixPath(name).name: name for name in names if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES}
+def _by_last_part(names: Sequence[str]) -> dict[str, list[tuple[PurePosixPath, int]]]:
+    """Paths and numbers of the members that have a last part."""
+    places: dict[str, list[tuple[PurePosixPath, int]]] = {}
+    for number, name in enumerate(names):
+        path = PurePosixPath(name)
+        places.setdefault(path.name, []).append((path, number))
+    return places
 
 
-def _find(places: dict[str, Place], name: str) -> Place:
-    try:
-        return places[PurePosixPath(name).name]
-    except KeyError:
-        raise UnreadableImageError(f"{name} is not in the archive") from None
+def _find(places: dict[str, list[tuple[PurePosixPath, int]]], name: str) -> int:
+    """Number of the member that a name means."""
+    asked = PurePosixPath(name)
+    found = places.get(asked.name, [])
+    if len(found) > 1:
+        found = [(path, number) for path, number in found if path.parts[-len(asked.parts) :] == asked.parts] or found
+    if len(found) > 1:
+        raise UnreadableImageError(f"{name} may be any of {len(found)} images of the archive; unpack it and name the folder")
+    if not found:
+        raise UnreadableImageError(f"{name} is not in the archive")
+    return found[0][1]

@@ -24,9 +24,9 @@ def folder(tmp_path):
     return tmp_path / "images"
 
 
-def archive(folder, kind):
+def archive(folder, kind, names=NAMES):
     path = folder.parent / f"images.{kind}"
-    files = [(folder / name, f"mjhq30k_imgs/{name}") for name in NAMES]
+    files = [(folder / name, f"mjhq30k_imgs/{name}") for name in names]
     if kind == "zip":
         with zipfile.ZipFile(path, "w") as target:
             for file, name in files:
@@ -46,6 +46,19 @@ def test_an_image_is_found_by_its_name_and_cropped_as_in_training(folder, kind, 
         np.testing.assert_array_equal(read(name), read_image(folder / name, 16))
     with pytest.raises(UnreadableImageError):
         read("food/c3.png")
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_no_image_is_taken_for_one_of_another_folder(folder, kind, tmp_path, monkeypatch):
+    """A tar's folders are not known."""
+    monkeypatch.setenv("MUDIT_CACHE", str(tmp_path / "cache"))
+    write_image(folder / "food/a1.png", 7)
+    read = open_references(archive(folder, kind, [*NAMES, "food/a1.png"]), 16, "here")
+    for name in ("animals/a1.png", "food/a1.png") if kind == "zip" else ():
+        np.testing.assert_array_equal(read(name), read_image(folder / name, 16))
+    for name in ("a1.png", "plants/a1.png") if kind == "zip" else ("a1.png", "animals/a1.png"):
+        with pytest.raises(UnreadableImageError, match=r"a1\.png may be any of 2 images of the archive; unpack it"):
+            read(name)
 
 
 def test_what_is_no_archive_is_one_line(tmp_path):

@@ -215,7 +215,7 @@ def test_a_stopped_benchmark_goes_on_and_ends_the_same(experiment, project, fini
 def test_too_many_missing_references_are_refused_and_few_are_counted(experiment, project, coco, tmp_path, monkeypatch):
     _, images = coco
     items = PromptStore(project / "prompts/coco").items
-    for lost, share in ((2, 0.1), (3, 0.1)):
+    for lost, share in ((2, 0.1), (3, 0.1), (23, 0.97)):
         folder = tmp_path / f"images-{lost}"
         folder.mkdir()
         for item in items[lost:]:
@@ -234,6 +234,9 @@ def test_too_many_missing_references_are_refused_and_few_are_counted(experiment,
             assert prompts_stage.run(job)["references"] == 22
             reference = PromptStore(job.out).info["reference"]
             assert reference["left_out"] == {"count": 2, "ids": [item.id for item in items[:2]]}
+        elif lost == 23:
+            with pytest.raises(DataError, match=r"1 of 24 images can be read; a distance to them needs 2 or more"):
+                prompts_stage.run(job)
         else:
             with pytest.raises(
                 DataError, match=r"benchmarks\.coco\.prompts\.images .*: 3 of 24 images are missing or unreadable"
