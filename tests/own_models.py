@@ -120,6 +120,11 @@ def with_statistics(width: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width))
 
 
+def with_statistics_of_images(width: int) -> nn.Module:
+    """Keeps averages of past images."""
+    return nn.Sequential(nn.Conv2d(width, width, 1), nn.InstanceNorm2d(width, track_running_stats=True))
+
+
 def with_weight_norm(width: int) -> nn.Module:
     """A weight that is computed from two parameters."""
     return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(width, width)))

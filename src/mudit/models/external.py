@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -95,12 +95,29 @@ class Adapter(nn.Module):
         self.__dict__["module"] = module
         for registered in ("_parameters", "_buffers", "_non_persistent_buffers_set", "_modules"):
             self.__dict__[registered] = module.__dict__[registered]
-        self._call, self._out_channels, self._tried = call, out_channels, False
+        self._call, self._out_channels = call, out_channels
+        self._trained = 0  # calls in training mode, as far as they are looked at
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """x (B, C, h, w), t (B), labels (B) or captions -> (B, C or 2C, h, w). The first call raises ConfigError if it cannot."""
-        if self._tried or torch.compiler.is_compiling():
+        """x (B, C, h, w), t (B), labels (B) or captions -> (B, C or 2C, h, w).
+
+        The first two calls in training mode, and those before, raise ConfigError if the module is not what a run can do with.
+        """
+        if self._trained == 2 or torch.compiler.is_compiling():
             return self._run(x, t, condition)
+        buffers = {name: (id(buffer), buffer._version) for name, buffer in self.module.named_buffers()}
+        output = self._watched(x, t, condition)
+        changed = [name for name, buffer in self.module.named_buffers() if buffers.get(name) != (id(buffer), buffer._version)]
+        if changed and self._trained == 1:  # the first call may have filled a cache
+            raise ConfigError(
+                f"model.factory: the forward pass of {self.name} changes its buffer {changed[0]}, which checkpoints leave out, so "
+                "no run could be resumed; take it out of the forward pass"
+            )
+        self._trained += self.training
+        return output
+
+    def _watched(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """As `_run`. Raises ConfigError if that fails, returns something else, or draws random numbers."""
         before = _generator_states(x)
         try:
             output = self._run(x, t, condition)
@@ -120,7 +137,6 @@ class Adapter(nn.Module):
                 f"model.factory: the forward pass of {self.name} draws random numbers, so no run could be repeated or resumed; "
                 "switch off dropout, and the model's own dropping of conditions (diffusion.condition_dropout does that)"
             )
-        self._tried = True
         return output
 
     @property
@@ -192,7 +208,7 @@ def _unfit(module: nn.Module) -> Iterator[str]:
             yield f"{name or 'the module'} computes a weight from others, whose roles are unknown; remove the parametrization"
         if (isinstance(child, _DropoutNd) and child.p > 0) or (isinstance(child, nn.MultiheadAttention) and child.dropout > 0):
             yield f"{name or 'the module'} drops activations at random, outside of the run's seed; set its dropout to 0"
-        if isinstance(child, _BatchNorm) and child.track_running_stats:
+        if isinstance(child, _NormBase) and child.track_running_stats:
             yield f"{name or 'the module'} keeps statistics of past batches, which checkpoints leave out; use another norm"
 
 

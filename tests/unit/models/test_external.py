@@ -94,6 +94,7 @@ def test_a_file_in_the_working_directory_is_found_before_installed_packages(tmp_
         ("own_models:Tied", r"model.factory: own_models:Tied\(width=32\) raised TypeError: .*across_roles"),
         ("own_models:with_dropout", "own_models:with_dropout: 1 drops activations at random.*set its dropout to 0"),
         ("own_models:with_statistics", "own_models:with_statistics: 1 keeps statistics of past batches"),
+        ("own_models:with_statistics_of_images", "own_models:with_statistics_of_images: 1 keeps statistics of past batches"),
         ("own_models:in_half", r"own_models:in_half: weight is torch.bfloat16; weights are float32 here"),
         ("own_models:with_weight_norm", "own_models:with_weight_norm: 0 computes a weight from others"),
         ("torch.nn:Identity", "no parameter requires a gradient"),
@@ -126,6 +127,39 @@ def test_random_numbers_in_the_forward_pass_are_refused_at_the_first_call():
     with pytest.raises(ConfigError, match=r"the forward pass of Dropping draws random numbers.*switch off dropout"):
         model(*_batch())
     assert model.eval()(*_batch()).shape == (4, 1, 8, 8)
+
+
+def test_random_numbers_are_refused_after_calls_that_draw_none():
+    model = build(section("Dropping"), 32)
+    model.eval()(*_batch())
+    with pytest.raises(ConfigError, match="draws random numbers"):
+        model.train()(*_batch())
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_state_that_checkpoints_leave_out_is_refused(monkeypatch: pytest.MonkeyPatch, in_place: bool):
+    """Not a cache, which the first call fills."""
+
+    class Counting(own_models.Tiny):
+        def __init__(self, width: int, counts: bool) -> None:
+            super().__init__(width)
+            self.counts = counts
+            self.register_buffer("seen", torch.zeros(1))
+
+        def forward(self, x: torch.Tensor, t: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+            if self.training and (self.counts or not self.seen.any()):
+                self.seen = self.seen.add_(1) if in_place else self.seen + 1
+            return super().forward(x, t, condition)
+
+    monkeypatch.setattr(own_models, "Counting", Counting, raising=False)
+    model = build(section("Counting", options={"counts": True}), 32)
+    model.eval()(*_batch())
+    model.train()(*_batch())
+    with pytest.raises(ConfigError, match="the forward pass of Counting changes its buffer seen, which checkpoints leave out"):
+        model(*_batch())
+    cached = build(section("Counting", options={"counts": False}), 32)
+    for _ in range(4):
+        cached(*_batch())
 
 
 def test_an_output_of_another_shape_is_refused_at_the_first_call():
