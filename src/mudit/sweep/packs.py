@@ -58,7 +58,7 @@ class Pack:
             return None
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, then drop all but the newest two. If it cannot be written (OSError), the others stay."""
+        """Write a checkpoint, then drop all before it but one. If it cannot be written (OSError), the others stay."""
         self._folder.mkdir(parents=True, exist_ok=True)
         tensors, state = self._files(checkpoint.step)
         try:
@@ -70,7 +70,8 @@ class Pack:
             tensors.unlink(missing_ok=True)
             raise
         sync(self._folder)
-        for step in self._steps()[:-_KEEP]:
+        # Those of later steps were damaged, and the pack is not there again yet.
+        for step in [step for step in self._steps() if step <= checkpoint.step][:-_KEEP]:
             for path in reversed(self._files(step)):
                 path.unlink(missing_ok=True)
 

@@ -195,17 +195,20 @@ class CheckpointFolder:
         try:
             (partial / INDEX).write_text(json.dumps(index), encoding="utf-8")
             sync(partial / INDEX)
+            sync(partial)
             shutil.rmtree(final, ignore_errors=True)
             os.replace(partial, final)
             sync(self._folder)
-            self._drop()
+            self._drop(upto=checkpoint.step)
         except OSError as error:
             return _reason(error)
         return None
 
-    def _drop(self) -> None:
-        for folder in self._saved()[: -self._keep]:
-            if self._keep_every is None or int(folder.name.removeprefix("step-")) % self._keep_every:
+    def _drop(self, upto: int) -> None:
+        """What need not be kept. Those of later steps count for nothing: they were damaged, and the run is not there again yet."""
+        steps = {folder: int(folder.name.removeprefix("step-")) for folder in self._saved()}
+        for folder in [folder for folder, step in steps.items() if step <= upto][: -self._keep]:
+            if self._keep_every is None or steps[folder] % self._keep_every:
                 shutil.rmtree(folder)
 
     def _read(self, folder: Path) -> tuple[Stored | None, str | None]:

@@ -96,6 +96,18 @@ def test_a_damaged_checkpoint_is_passed_over_loudly(tmp_path, caplog, what):
     assert "step-00000006.safetensors is damaged" in caplog.text
 
 
+def test_damaged_checkpoints_do_not_push_out_those_of_a_pack_that_starts_again(tmp_path):
+    pack = Pack(tmp_path, _members(2))
+    for step in (6, 9):
+        pack.save(_checkpoint(step))
+    for path in tmp_path.glob("*/step-*.json"):
+        path.write_text("{")
+    assert pack.latest() is None
+    for step in (3, 5):
+        pack.save(_checkpoint(step))
+        assert pack.latest().step == step
+
+
 @pytest.mark.parametrize("fails", ["tensors", "state"])
 def test_a_full_disk_leaves_the_older_checkpoint_and_no_rubbish(tmp_path, monkeypatch, fails):
     pack = Pack(tmp_path, _members(2))

@@ -56,6 +56,24 @@ def test_a_damaged_newest_checkpoint_falls_back_loudly(tmp_path, damage, caplog)
     assert "step-00000020 is damaged" in caplog.text
 
 
+@pytest.mark.parametrize("keep", [1, 2, 5])
+def test_damaged_checkpoints_do_not_push_out_the_sound_ones_of_a_run_that_catches_up(tmp_path, keep):
+    folder = _folder(tmp_path, keep=keep)
+    for step in (40, 50):
+        folder.save(_checkpoint(step))
+    for path in (tmp_path / "checkpoints").glob("step-*/state.json"):
+        path.write_text("{")
+    assert folder.latest() is None
+    for step in (10, 20, 30):
+        folder.save(_checkpoint(step))
+        assert folder.latest().step == step
+    sound = [10, 20, 30][-keep:]
+    assert [int(name[-2:]) for name in _names(tmp_path)] == sound + [40, 50][-keep:]
+    for step in (40, 50):
+        folder.save(_checkpoint(step))
+    assert [int(name[-2:]) for name in _names(tmp_path)] == [10, 20, 30, 40, 50][-keep:]
+
+
 def test_another_runs_checkpoint_is_refused(tmp_path):
     _folder(tmp_path).save(_checkpoint(10))
     with pytest.raises(CheckpointError, match="belongs to another run"):
