@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,8 @@ def adopt(config: Config, selection: str | None, source: Path | None) -> Iterato
     """Adopt what is fresh here and, with `source`, what is fresh in the project folder `source` and not here. Yields what it does.
 
     Raises ProvenanceError, after adopting everything else, if files that are there are not what the present configuration and code
-    would make; nothing of those is put in place or recorded. What only lacks an input is left out.
+    would make; nothing of those is put in place or recorded. What only lacks an input is left out. Raises BusyError if one is being
+    made, and ResultsError if a copy cannot be written.
     """
     inspectors: dict[str, Inspector] = {}
     refused: list[Verdict] = []
@@ -56,7 +58,7 @@ def adopt(config: Config, selection: str | None, source: Path | None) -> Iterato
 
 def _fetch(artefact: Artefact, source: Path, inspector: Inspector) -> Verdict:
     """Copy an artefact, judge the copy, and put it in place if it is fresh."""
-    with place.lock(artefact):
+    with place.writing(artefact), place.lock(artefact):
         place.recover(artefact)
         copy = place.new(artefact)
         try:
@@ -81,7 +83,8 @@ def _commit(adopted: list[Artefact], config: Config) -> Iterator[str]:
             whole[folder] = known[folder]
     if not whole:
         return
-    done = subprocess.run(["dvc", "commit", "--quiet", "--force", *whole.values()], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "dvc", "commit", "--quiet", "--force", *whole.values()]  # on PATH only where it is activated
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ProvenanceError(f"dvc commit: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
     for folder in whole:

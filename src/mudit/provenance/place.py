@@ -94,14 +94,19 @@ def writing(artefact: Artefact) -> Iterator[None]:
     except OSError as error:
         where = Path(error.filename or artefact.path).resolve()
         ours = next((root for root in (RESULTS, STATE) if where.is_relative_to(root.resolve())), None)
-        if error.errno not in _CANNOT_WRITE or ours is None:
+        code = _told(error) if error.errno is None else error.errno
+        if code not in _CANNOT_WRITE or ours is None:
             raise
-        raise ResultsError(_unwritable(artefact, artefact.path if ours is RESULTS else ours, error.errno)) from error
+        raise ResultsError(_unwritable(artefact, artefact.path if ours is RESULTS else ours, code)) from error
     except Exception as error:
-        # Libraries that write in native code (safetensors) report a full disk in their own exceptions.
-        if "os error 28" not in str(error) and "No space left on device" not in str(error):
+        if (code := _told(error)) is None:
             raise
-        raise ResultsError(_unwritable(artefact, artefact.path, errno.ENOSPC)) from error
+        raise ResultsError(_unwritable(artefact, artefact.path, code)) from error
+
+
+def _told(error: Exception) -> int | None:
+    """A full disk in the words of libraries that write in native code (safetensors), or that copy many files (shutil)."""
+    return errno.ENOSPC if "os error 28" in str(error) or os.strerror(errno.ENOSPC) in str(error) else None
 
 
 def _unwritable(artefact: Artefact, where: Path, code: int) -> str:

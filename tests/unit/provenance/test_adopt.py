@@ -6,16 +6,18 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from mudit.errors import ProvenanceError
+from mudit.errors import ProvenanceError, ResultsError
 from mudit.provenance import adopt as adoption
 from mudit.provenance import records
 from mudit.provenance.adopt import adopt
 from mudit.stages import artefacts
 from project import Project
+from small_disk import small_disk
 
 
 @pytest.fixture
@@ -51,6 +53,17 @@ def test_a_clusters_results_are_copied_checked_and_recorded(project: Project, cl
     project.edit_config("neighbours: 3", "neighbours: 4")
     project.make_all()
     assert [name for name in project.ran if not name.startswith("evaluate")] == ["report"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half(project: Project, cluster: Path) -> None:
+    with small_disk(Path("results")) as disk:
+        Path("results/other").write_bytes(bytes(2**16))
+        disk.fill()
+        with pytest.raises(ResultsError, match=r"^smoke/data: cannot write results.*: No space left on device"):
+            run(project, cluster)
+        assert not list(Path("results").glob("smoke/*"))
+        disk.grow()
+        assert "smoke/data: copied" in run(project, cluster)
 
 
 def test_part_of_a_clusters_results_is_enough(project: Project, cluster: Path) -> None:
@@ -104,7 +117,7 @@ def test_dvc_hears_of_whole_stages_only(project: Project, cluster: Path, monkeyp
 
     monkeypatch.setattr(adoption.subprocess, "run", dvc)
     assert "results/smoke/data: in dvc.lock; dvc push sends it" in run(project, cluster)
-    assert calls == [["dvc", "commit", "--quiet", "--force", "dvc.yaml:data@smoke"]]
+    assert calls == [[sys.executable, "-m", "dvc", "commit", "--quiet", "--force", "dvc.yaml:data@smoke"]]
 
 
 def test_a_kill_while_copying_leaves_nothing_behind(project: Project, cluster: Path, monkeypatch: pytest.MonkeyPatch) -> None:
