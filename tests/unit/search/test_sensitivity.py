@@ -94,19 +94,23 @@ def _search(generator, count):
 
 
 def test_simulated_coverage_is_what_is_stated():
-    """80 trials: intervals of share and best value hold those of an endless search; without effect, chance is seldom exceeded."""
+    """80 trials: intervals of share, best value and difference hold those of an endless search; chance is seldom exceeded."""
     generator = np.random.default_rng(0)
     u, loss = _search(generator, 100_000)
-    share_H, best_H = _shares(u, loss), _effects(u, loss)[1]
+    share_H, (curve_HG, best_H) = _shares(u, loss), _effects(u, loss)
+    difference_H = curve_HG[:, 1] - curve_HG[:, 5]
     studies, resamples, count = 120, 200, 80
-    covered, unranked, located, exceeded = np.zeros(4), np.zeros(4), np.zeros(4), 0
+    covered, unranked, located, told_apart, exceeded = np.zeros(4), np.zeros(4), np.zeros(4), np.zeros(4), 0
     for _ in range(studies):
         u, loss = _search(generator, count)
         picks = generator.integers(0, count, (resamples, count))
         low, high = np.quantile(_shares(u[picks], loss[picks]), [0.025, 0.975], axis=0)
         covered += (low <= share_H) & (share_H <= high)
-        low, high = np.quantile(_effects(u[picks], loss[picks])[1], [0.025, 0.975], axis=0)
+        curve_RHG, best_RH = _effects(u[picks], loss[picks])
+        low, high = np.quantile(best_RH, [0.025, 0.975], axis=0)
         located += (low <= best_H) & (best_H <= high)
+        low, high = np.quantile(curve_RHG[..., 1] - curve_RHG[..., 5], [0.025, 0.975], axis=0)
+        told_apart += (low <= difference_H) & (difference_H <= high)
         low, high = np.quantile(_once_ranked(u, loss, picks), [0.025, 0.975], axis=0)
         unranked += (low <= share_H) & (share_H <= high)
         shuffled = generator.permuted(np.tile(loss, (resamples, 1)), axis=1)
@@ -114,6 +118,7 @@ def test_simulated_coverage_is_what_is_stated():
         exceeded += _shares(u, loss)[3] > chance_H[3]
     assert (covered / studies > 0.90).all() and covered[0] / studies < 0.99
     assert (located[:2] / studies > 0.87).all()  # 0.95 in 500 studies; the noise of 120 is 0.02
+    assert (told_apart[1:] / studies > 0.87).all()  # 0.93 to 0.95 in 500 studies
     assert unranked[0] / studies < 0.90, "ranks kept from the full set: why each resample is ranked again"
     assert exceeded / studies < 0.12
 

@@ -91,8 +91,9 @@ def _tight(result: SearchResult) -> Row:
     else:
         verdict, finding = "undecided", "the interval holds 0"
     difference = tight.rank - loose.rank
-    ours = f"mean rank {text.number(difference)} {text.interval(interval)} higher at {_clip_norm(tight.value)} than at "
-    ours += f"{_clip_norm(loose.value)}: {text.number(tight.rank)}, {text.number(loose.rank)} (0 best, 1 worst)"
+    at_both = ", ".join(f"{text.number(point.rank, 3)} at {_clip_norm(point.value)}" for point in (tight, loose))
+    shown = f"{text.number(difference, 3, signed=True)} {text.interval(interval, 3, signed=True)}"
+    ours = f"mean rank (0 best, 1 worst) {at_both}: {shown}"
     return _row("clip-tight", claim, published, ours, difference, interval, verdict, finding)
 
 
