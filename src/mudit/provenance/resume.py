@@ -42,7 +42,9 @@ def claim(state: Path, recipe: dict[str, Any], *, afresh: bool) -> None:
         _LOG.info("goes on with the unfinished work that was set aside in %s", aside)
         return
     if aside.exists():
-        os.replace(aside, _rejected(state))
+        kept = _rejected(state)
+        os.replace(aside, kept)
+        _LOG.warning("unfinished work in %s is not used, because a fresh run was asked for; it is kept in %s", aside, kept)
     state.mkdir(parents=True)
     (state / _FILE).write_text(json.dumps(digests))
     if afresh:
